@@ -1,0 +1,73 @@
+"""From the range a prior was trained in to what the operator takes (line (3) of Algorithm 1), and penalties.
+
+The kernel prior sees kernels as 2 u - 1, with u >= 0 scaled by its maximum; u is therefore (x + 1) / 2, of no known
+sum. Everything here is per sample: no number of one sample reaches another.
+"""
+
+import math
+
+import torch
+from torch import Tensor
+
+__all__ = ["l0", "l1", "project_simplex", "shift_and_divide", "simplex", "unchanged"]
+
+
+def unchanged(x: Tensor) -> Tensor:
+    """No constraint: the operator takes the component as its prior gives it."""
+    return x
+
+
+def project_simplex(v: Tensor) -> Tensor:
+    """The Euclidean projection of each B *S sample onto {k >= 0, sum k = 1}.
+
+    It is relu(v - tau) with the one tau that makes the sum 1, found by sorting (Duchi et al. 2008, fig. 1);
+    differentiable wherever the support does not change.
+    """
+    flat = v.flatten(1)
+    ordered = flat.sort(dim=1, descending=True).values
+    count = torch.arange(1, flat.shape[1] + 1, device=v.device, dtype=v.dtype)
+    threshold = (ordered.cumsum(1) - 1) / count
+    support = (ordered > threshold).sum(1, keepdim=True)
+    tau = threshold.gather(1, support - 1)
+    return (flat - tau).clamp(min=0).reshape(v.shape)
+
+
+def simplex(x: Tensor) -> Tensor:
+    """P_C of Algorithm 1: B 1 h w in model range -> the nearest kernel of sum 1 to u / sum(u).
+
+    The projection itself would take the scale of u, which the prior leaves open, for information, and keep a few peaks
+    alone; so u is first divided by its signed sum, in which errors of both signs cancel, and what the projection
+    subtracts is the haze that remains. Where no value of u is negative (an x0 clipped to [-1, 1]) it equals
+    `shift_and_divide`.
+    """
+    u = (x + 1) / 2
+    signed, positive = (v.sum((1, 2, 3), keepdim=True) for v in (u, u.clamp(min=0)))
+    return project_simplex(u / torch.maximum(signed, 0.1 * positive).clamp(min=1e-6))
+
+
+def shift_and_divide(x: Tensor) -> Tensor:
+    """What the authors' release does instead: clamp u at 0 and divide by the sum (here each sample's own).
+
+    B 1 h w in model range -> nonnegative, sum 1.
+    """
+    u = ((x + 1) / 2).clamp(min=0)
+    return u / u.sum((1, 2, 3), keepdim=True).clamp(min=1e-6)
+
+
+def l1(x: Tensor) -> Tensor:
+    """Sum of |u| over each kernel *before* it is normalised: B 1 h w in model range -> B.
+
+    After normalisation it would be 1 whatever the kernel.
+    """
+    return ((x + 1) / 2).abs().flatten(1).sum(1)
+
+
+def l0(x: Tensor, width: float = 0.1) -> Tensor:
+    """A smooth count of the pixels of u that are not 0: sum of u^2 / (u^2 + width^2). B 1 h w in model range -> B.
+
+    Raises: ValueError for a width that is not above 0.
+    """
+    if not (math.isfinite(width) and width > 0):
+        raise ValueError(f"width is {width}; wanted it above 0")
+    square = ((x + 1) / 2).square().flatten(1)
+    return (square / (square + width**2)).sum(1)

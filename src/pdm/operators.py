@@ -1,0 +1,74 @@
+"""Measurement operators: plain differentiable functions of an image and its operator's parameters.
+
+The names of their arguments are the names of the components that the sampler estimates.
+"""
+
+import torch
+import torch.nn.functional as F
+from scipy.fft import next_fast_len
+from torch import Tensor
+
+__all__ = ["BOUNDARIES", "blur", "correlate"]
+
+BOUNDARIES = ("zero", "circular", "reflect", "valid")
+
+
+def blur(image: Tensor, kernel: Tensor, boundary: str = "reflect", method: str = "fft") -> Tensor:
+    """Convolve each image with its own kernel: y[n] = sum_m kernel[m] image[n - (m - c)].
+
+    It is true convolution (the kernel is flipped, where a network's "convolution" is not), and the kernel's origin c
+    is the pixel (h // 2, w // 2): the middle of an odd kernel, the first pixel past the middle of an even one.
+    `boundary` is what lies around the image: "zero"; "circular", the image repeated; "reflect", the image mirrored
+    with its outermost pixels not repeated; or "valid", nothing, so that only pixels that see no boundary are returned.
+    `method` "fft" or "direct" gives the same to rounding.
+
+    Args: `image` B C H W; `kernel` B 1 h w, or 1 1 h w for all; same floating dtype.
+    Returns: B C H W, or B C H-h+1 W-w+1 for "valid".
+    Raises: ValueError for other shapes or dtypes, a kernel larger than the image, an unknown boundary or method.
+    """
+    _check(image, kernel, boundary, method)
+    h, w = kernel.shape[-2:]
+    if boundary != "valid":
+        edges = (w - 1 - w // 2, w // 2, h - 1 - h // 2, h // 2)
+        image = F.pad(image, edges, "constant" if boundary == "zero" else boundary)
+    return (_convolve_fft if method == "fft" else _convolve_direct)(image, kernel)
+
+
+def correlate(image: Tensor, kernel: Tensor, boundary: str = "zero") -> Tensor:
+    """Correlate instead, as the authors' release does: `blur` by the kernel turned by 180 degrees.
+
+    With an even kernel this is torch's padding="same", the origin being the pixel (h - 1) // 2 of the kernel as given.
+    """
+    return blur(image, kernel.flip(-2, -1), boundary)
+
+
+def _convolve_fft(image: Tensor, kernel: Tensor) -> Tensor:
+    """The valid part of a convolution: B C H W and B 1 h w to B C H-h+1 W-w+1. Wrapped-around pixels are cut off."""
+    (height, width), (h, w) = image.shape[-2:], kernel.shape[-2:]
+    size = (next_fast_len(height, real=True), next_fast_len(width, real=True))
+    spectrum = torch.fft.rfft2(image, s=size) * torch.fft.rfft2(kernel, s=size)
+    return torch.fft.irfft2(spectrum, s=size)[..., h - 1 : height, w - 1 : width]
+
+
+def _convolve_direct(image: Tensor, kernel: Tensor) -> Tensor:
+    """The same by a grouped convolution, one group a sample and channel."""
+    b, c = image.shape[:2]
+    weight = kernel.flip(-2, -1).expand(b, -1, -1, -1).repeat_interleave(c, 0)  # BC 1 h w
+    out = F.conv2d(image.reshape(1, b * c, *image.shape[-2:]), weight, groups=b * c)
+    return out.reshape(b, c, *out.shape[-2:])
+
+
+def _check(image: Tensor, kernel: Tensor, boundary: str, method: str) -> None:
+    if image.dim() != 4 or not image.is_floating_point():
+        raise ValueError(f"image is {image.dtype} of shape {tuple(image.shape)}; wanted floating point, B C H W")
+    if kernel.dim() != 4 or kernel.shape[1] != 1 or kernel.shape[0] not in (1, image.shape[0]):
+        raise ValueError(f"kernel has the shape {tuple(kernel.shape)}; wanted {image.shape[0]} 1 h w, one per image")
+    if kernel.dtype != image.dtype:
+        raise ValueError(f"kernel is {kernel.dtype}; wanted the image's dtype, {image.dtype}")
+    if any(k > n for k, n in zip(kernel.shape[2:], image.shape[2:], strict=True)):
+        shapes = f"{tuple(kernel.shape[2:])} on an image of {tuple(image.shape[2:])}"
+        raise ValueError(f"the kernel is larger than the image: {shapes}")
+    if boundary not in BOUNDARIES:
+        raise ValueError(f"boundary is {boundary!r}; wanted one of {', '.join(BOUNDARIES)}")
+    if method not in ("fft", "direct"):
+        raise ValueError(f"method is {method!r}; wanted 'fft' or 'direct'")
