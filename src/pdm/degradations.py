@@ -1,0 +1,129 @@
+"""What the operator priors learn, and what measurements are made with: random blur kernels and noise.
+
+A kernel is a B 1 S S float tensor, nonnegative, sum 1, whose centre (of mass, for motion) is the pixel
+(S // 2, S // 2), the same that `pdm.operators.blur` takes for the origin.
+"""
+
+import math
+
+import torch
+from torch import Generator, Tensor
+
+__all__ = ["add_noise", "from_model_range", "gaussian_kernels", "motion_kernels", "random_kernels", "to_model_range"]
+
+MOTION_INTENSITY = (0.2, 1.0)  # what the kernel prior is trained on: the paper's range
+GAUSSIAN_STD = (0.1 / 64, 5.0 / 64)  # likewise, in units of the canvas: the paper's 0.1 to 5.0 on 64 pixels
+POINTS = 256  # of a trajectory: several a pixel on any canvas up to 128
+
+
+def motion_kernels(n: int, size: int, intensity: float | Tensor, generator: Generator) -> Tensor:
+    """`n` motion-blur kernels: the paths of a shaken camera, drawn with light in proportion to time.
+
+    A heading makes a random walk with now and then a jerk, a speed varies smoothly around its mean; both grow
+    wilder with `intensity`, in (0, 1] (one, or n of them), and the path grows longer: 0.75 intensity canvas sides
+    give or take a third. The path is drawn with bilinear weights from points a fraction of a pixel apart, so that it is
+    anti-aliased, its centre of mass lies at the canvas's centre, and it is shrunk if it would leave the canvas.
+    Returns: n 1 size size, float32.
+    Raises: ValueError for an intensity outside (0, 1], n < 1 or size < 3.
+    Source: the idea of a random trajectory is Boracchi & Foi, "Modeling the performance of image restoration from
+    motion blur" (2012), and the scale of intensity follows the paper's; the generator is our own.
+    """
+    _check(n, size)
+    intensity = torch.as_tensor(intensity, dtype=torch.float64).expand(n)
+    if not ((intensity > 0) & (intensity <= 1)).all():
+        raise ValueError(f"intensity is {intensity.tolist()[:4]}; wanted values in (0, 1]")
+
+    def normal(*shape):
+        return torch.randn(*shape, generator=generator, dtype=torch.float64)
+
+    def uniform(*shape):
+        return torch.rand(*shape, generator=generator, dtype=torch.float64)
+
+    wild = intensity[:, None]  # n 1
+    turn = normal(n, POINTS) * 2.5 * wild / math.sqrt(POINTS)
+    jerk = (uniform(n, POINTS) < 2 * wild / POINTS) * (uniform(n, POINTS) - 0.5) * 2 * math.pi
+    heading = 2 * math.pi * uniform(n, 1) + (turn + jerk).cumsum(1)
+    pace = _smooth_noise(normal(n, 8), POINTS) * wild
+    step = pace.exp() / pace.exp().mean(1, keepdim=True)
+    length = 0.75 * wild * size * (2 / 3 + 2 / 3 * uniform(n, 1)) / POINTS
+    path = torch.stack([heading.sin(), heading.cos()], dim=-1) * (length * step)[..., None]  # n POINTS 2: row, column
+    path = path.cumsum(1)
+    path = path - path.mean(1, keepdim=True)
+    room = (size - 1) // 2 - 1
+    path = path * (room / path.abs().amax((1, 2), keepdim=True)).clamp(max=1)
+    return _draw(path + size // 2, size).float()
+
+
+def _smooth_noise(knots: Tensor, points: int) -> Tensor:
+    """Noise at a few knots, interpolated to `points`: n K -> n points."""
+    return torch.nn.functional.interpolate(knots[:, None], points, mode="linear", align_corners=True)[:, 0]
+
+
+def _draw(path: Tensor, size: int) -> Tensor:
+    """The light of `path` (n points 2, in pixels) on a canvas, each point shared bilinearly: n 1 size size, sum 1."""
+    corner = path.floor()
+    share = path - corner
+    canvas = path.new_zeros(len(path), size * size)
+    for row in (0, 1):
+        for column in (0, 1):
+            weight = (share[..., 0] if row else 1 - share[..., 0]) * (share[..., 1] if column else 1 - share[..., 1])
+            index = (corner[..., 0].long() + row) * size + corner[..., 1].long() + column
+            canvas.scatter_add_(1, index, weight)
+    return (canvas / path.shape[1]).reshape(-1, 1, size, size)
+
+
+def gaussian_kernels(n: int, size: int, std: float | Tensor) -> Tensor:
+    """`n` isotropic Gaussian kernels of standard deviation `std` pixels (one, or n of them), integrated over pixels.
+
+    Returns: n 1 size size, float32, sum 1 (what falls beyond the canvas is put back in proportion).
+    Raises: ValueError for a std that is not above 0, n < 1 or size < 3.
+    """
+    _check(n, size)
+    std = torch.as_tensor(std, dtype=torch.float64).expand(n)
+    if not ((std > 0) & std.isfinite()).all():
+        raise ValueError(f"std is {std.tolist()[:4]}; wanted finite values above 0, in pixels")
+    edges = torch.arange(size + 1, dtype=torch.float64) - 0.5 - size // 2
+    profile = torch.erf(edges / (std[:, None] * math.sqrt(2))).diff(dim=1)  # n size
+    kernel = profile[:, None, :, None] * profile[:, None, None, :]
+    return (kernel / kernel.sum((2, 3), keepdim=True)).float()
+
+
+def random_kernels(n: int, size: int, generator: Generator) -> Tensor:
+    """`n` draws of what the kernel prior learns: five motion kernels to one Gaussian, as in the paper.
+
+    Motion intensity is uniform in (0.2, 1.0); the Gaussian std is uniform over the paper's (0.1, 5.0) of a
+    64-pixel canvas, scaled to this one. Returns: n 1 size size, in random order.
+    """
+    _check(n, size)
+    motion = torch.rand(n, generator=generator) < 5 / 6
+    low, high = MOTION_INTENSITY
+    kernels = motion_kernels(n, size, low + (high - low) * torch.rand(n, generator=generator), generator)
+    low, high = (size * bound for bound in GAUSSIAN_STD)
+    gaussian = gaussian_kernels(n, size, low + (high - low) * torch.rand(n, generator=generator))
+    return torch.where(motion[:, None, None, None], kernels, gaussian)
+
+
+def to_model_range(kernel: Tensor) -> Tensor:
+    """Kernels as their prior sees them: scaled so that the least possible value is -1 and the largest present 1."""
+    return 2 * kernel / kernel.amax((-2, -1), keepdim=True) - 1
+
+
+def from_model_range(x: Tensor) -> Tensor:
+    """Undo `to_model_range` up to the scale, which it does not keep: [-1, 1] -> [0, 1]."""
+    return (x + 1) / 2
+
+
+def add_noise(image: Tensor, sigma: float, generator: Generator) -> Tensor:
+    """y + n, n ~ N(0, sigma^2), with sigma on the [-1, 1] scale of the image.
+
+    A paper that counts in [0, 1] calls the same noise sigma / 2. Raises: ValueError for a negative sigma.
+    """
+    if not (math.isfinite(sigma) and sigma >= 0):
+        raise ValueError(f"sigma is {sigma}; wanted 0 or more, on the scale of an image in [-1, 1]")
+    noise = torch.randn(image.shape, generator=generator, dtype=image.dtype)
+    return image + sigma * noise.to(image.device)
+
+
+def _check(n: int, size: int) -> None:
+    if n < 1 or size < 3:
+        raise ValueError(f"{n} kernels of side {size}; wanted 1 or more of side 3 or more")

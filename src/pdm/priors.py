@@ -1,0 +1,179 @@
+"""Priors: whatever predicts the noise in x_t. Networks with their committed weights, and a mixture known exactly."""
+
+import hashlib
+import json
+import math
+import os
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import NamedTuple
+
+import safetensors.torch
+import torch
+from torch import Tensor
+
+from pdm.schedule import Schedule
+from pdm.unet import UNet, UNetConfig, load_adm
+
+__all__ = [
+    "PRIORS",
+    "GaussianMixture",
+    "NetworkPrior",
+    "Prediction",
+    "Prior",
+    "best_precision",
+    "load_prior",
+    "prior_card",
+    "save_prior",
+]
+
+PRIORS = Path(__file__).resolve().parents[2] / "data" / "priors"
+
+
+class Prediction(NamedTuple):
+    """What a prior says of x_t: its noise, and, if it learned one, where between its bounds the variance lies."""
+
+    noise: Tensor
+    variance: Tensor | None = None
+
+
+Prior = Callable[[Tensor, int], Prediction]
+"""prior(x, t): x is B C *S at time step t (one for the whole batch); the noise has the shape of x."""
+
+
+def best_precision(device: torch.device | str = "cpu") -> torch.dtype:
+    """bfloat16 where the hardware multiplies it (CUDA, or a CPU with AMX or AVX512-BF16), else float32.
+
+    On a CPU without either, bfloat16 is emulated and hundreds of times slower than float32.
+    """
+    if torch.device(device).type == "cuda":
+        return torch.bfloat16
+    fast = torch.cpu._is_amx_tile_supported() or torch.cpu._is_avx512_bf16_supported()
+    return torch.bfloat16 if fast else torch.float32
+
+
+class NetworkPrior:
+    """A frozen U-Net as a prior; lower precision and memory layout live here and nowhere else.
+
+    `label` is the class of every sample, or B of them; a network with classes takes the last class, which stands
+    for "any", when it is None. `precision` is what convolutions and products are computed in.
+    A network with twice as many output channels as inputs is taken to predict the variance in the second half.
+    Raises: ValueError for a label that the network does not know.
+    """
+
+    def __init__(self, network: UNet, label: int | Tensor | None = None, precision: torch.dtype = torch.float32):
+        config = network.config
+        if config.num_classes is None and label is not None:
+            raise ValueError(f"label {label} was given to a network without classes")
+        if config.num_classes is not None:
+            label = torch.as_tensor(config.num_classes - 1 if label is None else label)
+            if label.is_floating_point() or label.dim() > 1 or ((label < 0) | (label >= config.num_classes)).any():
+                raise ValueError(f"label is {label.tolist()}; wanted whole numbers from 0 to {config.num_classes - 1}")
+        layout = torch.channels_last if config.dims == 2 else torch.contiguous_format
+        self.network = network.eval().requires_grad_(False).to(memory_format=layout)
+        self.label, self.precision, self.layout = label, precision, layout
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """C *S of the samples that the network was trained on."""
+        config = self.network.config
+        return (config.in_channels, *[config.image_size] * config.dims)
+
+    def with_label(self, label: int | Tensor | None) -> "NetworkPrior":
+        """The same network, conditioned on another class."""
+        return NetworkPrior(self.network, label, self.precision)
+
+    def __call__(self, x: Tensor, t: int) -> Prediction:
+        times = torch.full((len(x),), t, device=x.device)
+        label = None if self.label is None else self.label.to(x.device).expand(len(x))
+        with torch.autocast(x.device.type, self.precision, enabled=self.precision != torch.float32):
+            out = self.network(x.contiguous(memory_format=self.layout), times, label).to(x.dtype)
+        if out.shape[1] == x.shape[1]:
+            return Prediction(out)
+        return Prediction(*out.chunk(2, dim=1))
+
+
+@dataclass(frozen=True, eq=False)
+class GaussianMixture:
+    """A mixture of Gaussians diffused by `schedule`, its score known in closed form.
+
+    `means` is K *S, `weights` K (sum 1), `std` the standard deviation in every direction, of all components.
+    At time t a component is N(sqrt(alpha_bar) mean, alpha_bar std^2 + 1 - alpha_bar), and the noise predicted is
+    -sqrt(1 - alpha_bar) times the score. Raises: ValueError for weights that are none or a std not above 0.
+    """
+
+    schedule: Schedule
+    means: Tensor
+    weights: Tensor
+    std: float
+
+    def __post_init__(self):
+        if self.weights.shape != self.means.shape[:1] or (self.weights < 0).any() or abs(self.weights.sum() - 1) > 1e-6:
+            raise ValueError(f"weights {self.weights.tolist()}; wanted {len(self.means)}, nonnegative, of sum 1")
+        if not (math.isfinite(self.std) and self.std > 0):
+            raise ValueError(f"std is {self.std}; wanted it above 0")
+
+    def __call__(self, x: Tensor, t: int) -> Prediction:
+        alpha_bar = self.schedule.alpha_bar_at(t, x).to(x.dtype)
+        variance = alpha_bar * self.std**2 + 1 - alpha_bar
+        pull = alpha_bar.sqrt() * self.means[None] - x[:, None]  # B K *S
+        log = self.weights.log() - (pull**2).flatten(2).sum(2) / (2 * variance.reshape(-1, 1))  # B K
+        share = log.softmax(1).reshape(*log.shape, *[1] * (x.dim() - 1))
+        return Prediction(-(1 - alpha_bar).sqrt() * (share * pull).sum(1) / variance)
+
+
+def save_prior(name: str, network: UNet, card: dict, folder: str | Path = PRIORS) -> Path:
+    """Write `name`.safetensors in float16 and its card `name`.json, which names the file's SHA-256.
+
+    Each file is written beside and renamed, the card last, so that a card never speaks of missing weights.
+    """
+    folder = Path(folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    weights = {k: v.detach().to(torch.float16).contiguous() for k, v in network.state_dict().items()}
+    data = safetensors.torch.save(weights)
+    card = {"name": name, "sha256": hashlib.sha256(data).hexdigest(), "network": network.config.as_dict()} | card
+    text = json.dumps(card, indent=1) + "\n"
+    for file, content in ((f"{name}.safetensors", data), (f"{name}.json", text.encode())):
+        beside = folder / f".{file}.part"
+        beside.write_bytes(content)
+        os.replace(beside, folder / file)
+    return folder / f"{name}.safetensors"
+
+
+def prior_card(name: str, folder: str | Path = PRIORS) -> dict:
+    """The card of a committed prior. Raises: ValueError, which lists the priors there are, for another name."""
+    path = Path(folder) / f"{name}.json"
+    if not path.is_file():
+        known = sorted(p.stem for p in Path(folder).glob("*.json"))
+        raise ValueError(f"no prior is called {name!r}; there are {', '.join(known) or 'none'}")
+    return json.loads(path.read_text())
+
+
+def load_prior(
+    name: str,
+    label: str | int | Tensor | None = None,
+    precision: torch.dtype | None = None,
+    folder: str | Path = PRIORS,
+) -> NetworkPrior:
+    """Load a prior by name, with its weights checked against the SHA-256 on its card.
+
+    `label` is a class by name or number (None: any class); `precision` is `best_precision()` by default.
+    Raises: FileNotFoundError without the weights; ValueError for an unknown name or label, a wrong SHA-256, or weights
+    of another network.
+    """
+    card = prior_card(name, folder)
+    path = Path(folder) / f"{name}.safetensors"
+    if not path.is_file():
+        raise FileNotFoundError(f"the weights of prior {name!r} are missing: no file {path}")
+    digest = hashlib.sha256(path.read_bytes()).hexdigest()
+    if digest != card["sha256"]:
+        raise ValueError(f"{path} has the SHA-256 {digest}; its card wants {card['sha256']}")
+    if isinstance(label, str):
+        if label not in card.get("labels", []):
+            raise ValueError(
+                f"prior {name!r} has no class {label!r}; it has {', '.join(card.get('labels', [])) or 'none'}"
+            )
+        label = card["labels"].index(label)
+    network = load_adm(path, UNetConfig(**card["network"]))
+    return NetworkPrior(network, label, best_precision() if precision is None else precision)
