@@ -13,7 +13,7 @@ __all__ = ["add_noise", "from_model_range", "gaussian_kernels", "motion_kernels"
 
 MOTION_INTENSITY = (0.2, 1.0)  # what the kernel prior is trained on: the paper's range
 GAUSSIAN_STD = (0.1 / 64, 5.0 / 64)  # likewise, in units of the canvas: the paper's 0.1 to 5.0 on 64 pixels
-POINTS = 256  # of a trajectory: several a pixel on any canvas up to 128
+POINTS = 16  # of a trajectory per pixel of the canvas: about two a pixel at the fastest, on any canvas
 
 
 def motion_kernels(n: int, size: int, intensity: float | Tensor, generator: Generator) -> Tensor:
@@ -32,6 +32,7 @@ def motion_kernels(n: int, size: int, intensity: float | Tensor, generator: Gene
     intensity = torch.as_tensor(intensity, dtype=torch.float64).expand(n)
     if not ((intensity > 0) & (intensity <= 1)).all():
         raise ValueError(f"intensity is {intensity.tolist()[:4]}; wanted values in (0, 1]")
+    points = POINTS * size
 
     def normal(*shape):
         return torch.randn(*shape, generator=generator, dtype=torch.float64)
@@ -40,13 +41,13 @@ def motion_kernels(n: int, size: int, intensity: float | Tensor, generator: Gene
         return torch.rand(*shape, generator=generator, dtype=torch.float64)
 
     wild = intensity[:, None]  # n 1
-    turn = normal(n, POINTS) * 2.5 * wild / math.sqrt(POINTS)
-    jerk = (uniform(n, POINTS) < 2 * wild / POINTS) * (uniform(n, POINTS) - 0.5) * 2 * math.pi
+    turn = normal(n, points) * 2.5 * wild / math.sqrt(points)
+    jerk = (uniform(n, points) < 2 * wild / points) * (uniform(n, points) - 0.5) * 2 * math.pi
     heading = 2 * math.pi * uniform(n, 1) + (turn + jerk).cumsum(1)
-    pace = _smooth_noise(normal(n, 8), POINTS) * wild
+    pace = _smooth_noise(normal(n, 8), points) * wild
     step = pace.exp() / pace.exp().mean(1, keepdim=True)
-    length = 0.75 * wild * size * (2 / 3 + 2 / 3 * uniform(n, 1)) / POINTS
-    path = torch.stack([heading.sin(), heading.cos()], dim=-1) * (length * step)[..., None]  # n POINTS 2: row, column
+    length = 0.75 * wild * size * (2 / 3 + 2 / 3 * uniform(n, 1)) / points
+    path = torch.stack([heading.sin(), heading.cos()], dim=-1) * (length * step)[..., None]  # n points 2: row, column
     path = path.cumsum(1)
     path = path - path.mean(1, keepdim=True)
     room = (size - 1) // 2 - 1
@@ -104,7 +105,12 @@ def random_kernels(n: int, size: int, generator: Generator) -> Tensor:
 
 
 def to_model_range(kernel: Tensor) -> Tensor:
-    """Kernels as their prior sees them: scaled so that the least possible value is -1 and the largest present 1."""
+    """Kernels as their prior sees them: scaled so that the least possible value is -1 and the largest present 1.
+
+    Raises: ValueError for a kernel that is nowhere above 0.
+    """
+    if not (kernel.amax((-2, -1)) > 0).all():
+        raise ValueError("a kernel is nowhere above 0, or NaN; wanted kernels of sum 1")
     return 2 * kernel / kernel.amax((-2, -1), keepdim=True) - 1
 
 

@@ -19,7 +19,9 @@ Penalty = Callable[[Tensor], Tensor]
 def operator_parameters(operator: Callable) -> frozenset[str]:
     """The names of an operator's parameters that have no default: what has to be estimated."""
     parameters = inspect.signature(operator).parameters.values()
-    return frozenset(p.name for p in parameters if p.default is p.empty)
+    return frozenset(
+        p.name for p in parameters if p.default is p.empty and p.kind not in (p.VAR_POSITIONAL, p.VAR_KEYWORD)
+    )
 
 
 def sqrt_alpha_bar(schedule: Schedule, scale: float = 1.0) -> Callable[[int], float]:

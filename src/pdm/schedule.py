@@ -9,6 +9,7 @@ import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from itertools import pairwise
+from numbers import Integral
 
 import torch
 from torch import Tensor
@@ -38,7 +39,10 @@ class Schedule:
 
     @classmethod
     def linear(cls, steps: int = 1000) -> "Schedule":
-        """Linear betas, 1e-4 to 2e-2 at 1,000 steps and scaled as 1,000 / steps otherwise (the paper's schedule)."""
+        """Linear betas, 1e-4 to 2e-2 at 1,000 steps and scaled as 1,000 / steps otherwise (the paper's schedule).
+
+        Raises: ValueError for 20 steps or fewer, which would take a beta to 1 or more.
+        """
         _at_least_one(steps)
         scale = 1000 / steps
         return cls(torch.linspace(1e-4 * scale, 2e-2 * scale, steps, dtype=torch.float64))
@@ -60,7 +64,7 @@ class Schedule:
         Raises: ValueError unless 1 <= steps <= N.
         """
         steps = len(self) if steps is None else steps
-        if isinstance(steps, bool) or not isinstance(steps, int) or not 1 <= steps <= len(self):
+        if isinstance(steps, bool) or not isinstance(steps, Integral) or not 1 <= steps <= len(self):
             raise ValueError(f"steps is {steps!r}; wanted a whole number from 1 to {len(self)}")
         times = torch.linspace(len(self) - 1, 0, steps, dtype=torch.float64).round().int().tolist()
         return list(pairwise([*times, -1]))
