@@ -1,0 +1,193 @@
+"""Methods on images: the pieces that the notebooks share, from a measurement to a row of a table."""
+
+import math
+import statistics
+import sys
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from functools import partial
+
+import pandas as pd
+import torch
+from torch import Generator, Tensor
+from tqdm import tqdm
+
+from pdm import metrics
+from pdm.constraints import shift_and_divide
+from pdm.degradations import add_noise
+from pdm.guidance import DPS, StepSize, sqrt_alpha_bar
+from pdm.operators import blur
+from pdm.priors import NetworkPrior, load_prior
+from pdm.sampler import Component, State, sample
+from pdm.schedule import Schedule
+
+__all__ = [
+    "blind_dps",
+    "dps_known_kernel",
+    "kept",
+    "measure",
+    "progress",
+    "residual_ratio",
+    "score",
+    "seconds_per_step",
+    "step_sizes",
+]
+
+SIGMA = 0.02  # of the paper, on the [-1, 1] scale
+DIVERGED = 3.0  # a residual above this many times the norm of the noise
+
+
+def measure(images: Tensor, kernels: Tensor, seeds: Sequence[int], sigma: float = SIGMA) -> Tensor:
+    """y = k * x + n with a noise stream per sample: B C H W and B 1 h w to B C H W.
+
+    The scene beyond the frame is the mirrored image (`blur`'s "reflect"): no dark rim gives the kernel away.
+    Raises: ValueError as `blur` and `add_noise`, and unless there is one seed per image.
+    """
+    if len(seeds) != len(images):
+        raise ValueError(f"{len(seeds)} seeds for {len(images)} images; wanted one each")
+    blurred = blur(images, kernels)
+    noisy = [add_noise(y, sigma, Generator().manual_seed(seed)) for y, seed in zip(blurred, seeds, strict=True)]
+    return torch.stack(noisy)
+
+
+def step_sizes(steps: int, image: float = 1.0, kernel: float = 1.0, constant: bool = False) -> dict[str, StepSize]:
+    """Step sizes of image and kernel, given for 1,000 steps: a sqrt(alpha_bar_t), or `constant` a.
+
+    Fewer steps want larger ones, in proportion: it is their sum over the process that moves an estimate. The constant
+    is the paper's, the factor sqrt(alpha_bar_t) the authors' release's; notebook 08 compares the two.
+    """
+    schedule = Schedule.linear()
+    sizes = {name: a * 1000 / steps for name, a in (("image", image), ("kernel", kernel))}
+    return sizes if constant else {name: sqrt_alpha_bar(schedule, a) for name, a in sizes.items()}
+
+
+def blind_dps(
+    measurement: Tensor,
+    image_prior: NetworkPrior,
+    kernel_prior: NetworkPrior,
+    seeds: Sequence[int],
+    steps: int = 1000,
+    scale: Mapping[str, StepSize] | None = None,
+) -> Iterator[State]:
+    """Algorithm 1 on a batch of blurred images, B C H W in [-1, 1] but for noise: image and kernel are both unknown.
+
+    Yields `steps` states; `theta` holds the estimates, the last state the final ones. Raises: ValueError for a
+    measurement far outside [-1, 1] or not finite, and as `sample`.
+    """
+    _check_range(measurement)
+    components = {
+        "image": Component(image_prior, tuple(measurement.shape[1:])),
+        "kernel": Component(kernel_prior, kernel_prior.shape, shift_and_divide),
+    }
+    guidance = DPS(measurement, blur, scale or step_sizes(steps))
+    return sample(components, guidance, seeds, steps)
+
+
+def dps_known_kernel(
+    measurement: Tensor,
+    kernel: Tensor,
+    image_prior: NetworkPrior,
+    seeds: Sequence[int],
+    steps: int = 1000,
+    scale: StepSize | None = None,
+) -> Iterator[State]:
+    """The same with the kernel known, B 1 h w: the image alone is estimated, which bounds what blind methods can do."""
+    _check_range(measurement)
+    components = {"image": Component(image_prior, tuple(measurement.shape[1:]))}
+    scale = {"image": step_sizes(steps)["image"] if scale is None else scale}
+    return sample(components, DPS(measurement, partial(blur, kernel=kernel), scale), seeds, steps)
+
+
+def _check_range(measurement: Tensor) -> None:
+    if measurement.isfinite().all() and measurement.abs().max() > 2:
+        low, high = measurement.min().item(), measurement.max().item()
+        raise ValueError(f"the measurement lies in [{low:g}, {high:g}]; wanted [-1, 1], give or take the noise")
+
+
+def residual_ratio(loss: Tensor, measurement: Tensor, sigma: float = SIGMA) -> Tensor:
+    """The residual norm over what the noise alone explains, sigma sqrt(CHW): B. About 1 is a good fit, far above none.
+
+    It needs no truth, so that it may tell a run that diverged, or choose among several.
+    """
+    return loss / (sigma * math.sqrt(measurement[0].numel()))
+
+
+def progress(states: Iterator[State], steps: int, description: str = "") -> Iterator[State]:
+    """Pass states on under a progress bar that shows the mean residual norm."""
+    with tqdm(total=steps, desc=description, file=sys.stdout, mininterval=1.0, ncols=88) as bar:
+        for state in states:
+            bar.update()
+            if state.loss is not None:
+                bar.set_postfix_str(f"residual {state.loss.mean():.2f}", refresh=False)
+            yield state
+
+
+def kept(states: Iterator[State], count: int, steps: int) -> list[State]:
+    """Run to the end and keep about `count` states, evenly spaced and the last among them."""
+    every = max(1, steps // count)
+    return [state for i, state in enumerate(states, 1) if (steps - i) % every == 0]
+
+
+def score(
+    method: str,
+    names: Sequence[str],
+    estimate: Tensor,
+    truth: Tensor,
+    kernel: Tensor | None = None,
+    true_kernel: Tensor | None = None,
+    seconds: float = 0.0,
+) -> pd.DataFrame:
+    """One row an image with PSNR, SSIM, LPIPS (AlexNet) and, where a kernel was estimated, its MNC and MSE.
+
+    `seconds` is what the whole batch took; each row gets its share.
+    """
+    estimate = estimate.clamp(-1, 1)
+    rows = {
+        "image": list(names),
+        "method": method,
+        "psnr": metrics.psnr(estimate, truth),
+        "ssim": metrics.ssim(estimate, truth),
+        "lpips": metrics.lpips(estimate, truth),
+        "mnc": math.nan if kernel is None else metrics.mnc(kernel, true_kernel),
+        "kernel_mse": math.nan if kernel is None else metrics.kernel_mse(kernel, true_kernel),
+        "seconds": seconds / len(names),
+    }
+    return pd.DataFrame({k: v.double().numpy() if isinstance(v, Tensor) else v for k, v in rows.items()})
+
+
+def summary(method: str, last: State, measurement: Tensor, truth: Tensor, kernels: Tensor) -> dict[str, float]:
+    """Means of `score` over a batch, the median MNC, the residual over the noise, and how many runs diverged.
+
+    A run has diverged when its residual ends above 3 times the norm of the noise, or is not finite; it stays in
+    the means all the same.
+    """
+    names = [str(i) for i in range(len(truth))]
+    table = score(method, names, last.theta["image"], truth, last.theta["kernel"], kernels)
+    ratio = residual_ratio(last.loss, measurement)
+    means = table[["psnr", "ssim", "lpips", "mnc", "kernel_mse"]].mean().to_dict()
+    extra = {"mnc_median": table.mnc.median(), "residual_ratio": ratio.mean().item()}
+    return {"n": len(names), **means, **extra, "diverged": int((~(ratio <= DIVERGED)).sum())}
+
+
+def seconds_per_step(batch: int, repeats: int, seed: int = 0, plain: bool = False) -> float:
+    """Median wall time of one guided step of image and kernel, on the committed networks and a batch of noise.
+
+    `plain` is the obvious way, for comparison: float32, default memory layout, weights that require gradients, and
+    direct convolution in the operator. What a step costs does not depend on what the images show.
+    """
+    priors = {name: load_prior(name, precision=torch.float32 if plain else None) for name in ("image", "kernel")}
+    if plain:
+        for prior in priors.values():
+            prior.layout = torch.contiguous_format
+            prior.network.to(memory_format=torch.contiguous_format).requires_grad_(True)
+    components = {"image": Component(priors["image"], priors["image"].shape)}
+    components["kernel"] = Component(priors["kernel"], priors["kernel"].shape, shift_and_divide)
+    operator = partial(blur, method="direct" if plain else "fft")
+    measurement = torch.randn(batch, *priors["image"].shape, generator=Generator().manual_seed(seed))
+    states = sample(components, DPS(measurement, operator, step_sizes(1000)), range(batch), 1000)
+    times = []
+    for _ in range(repeats + 1):
+        start = time.perf_counter()
+        next(states)
+        times.append(time.perf_counter() - start)
+    return statistics.median(times[1:])

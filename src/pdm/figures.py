@@ -1,0 +1,68 @@
+"""The few plots that several notebooks share. Each returns a matplotlib figure and shows nothing by itself."""
+
+from collections.abc import Mapping, Sequence
+
+import matplotlib.pyplot as plt
+from matplotlib.figure import Figure
+from torch import Tensor
+
+__all__ = ["grid", "sheet", "strip"]
+
+DPI = 80
+
+
+def _show(axis, picture: Tensor) -> None:
+    """An image C H W in [-1, 1], or a kernel 1 h w >= 0 scaled by its maximum and seen as light on black."""
+    axis.set_xticks([])
+    axis.set_yticks([])
+    if picture.shape[0] == 3:
+        axis.imshow(((picture.clamp(-1, 1) + 1) / 2).permute(1, 2, 0).cpu().numpy(), interpolation="nearest")
+    else:
+        axis.imshow(picture[0].cpu().numpy(), cmap="gray", vmin=0, interpolation="nearest")
+
+
+def grid(
+    columns: Mapping[str, Tensor], rows: Sequence[str], notes: Mapping[str, Sequence[str]] | None = None
+) -> Figure:
+    """Images or kernels side by side: a column for each entry, B C H W, a row for each sample, notes beneath."""
+    figure, axes = plt.subplots(
+        len(rows), len(columns), figsize=(1.7 * len(columns), 1.95 * len(rows)), dpi=DPI, squeeze=False
+    )
+    for j, (title, pictures) in enumerate(columns.items()):
+        axes[0, j].set_title(title, fontsize=9)
+        for i, row in enumerate(rows):
+            _show(axes[i, j], pictures[i])
+            if j == 0:
+                axes[i, j].set_ylabel(row, fontsize=9)
+            if notes and title in notes:
+                axes[i, j].set_xlabel(notes[title][i], fontsize=8)
+    figure.tight_layout(pad=0.4)
+    return figure
+
+
+def strip(states: Sequence, which: int = 0) -> Figure:
+    """x0_hat of every component of one sample, a column a state, from noise to clean."""
+    names = list(states[0].x0)
+    figure, axes = plt.subplots(
+        len(names), len(states), figsize=(1.2 * len(states), 1.3 * len(names)), dpi=DPI, squeeze=False
+    )
+    for j, state in enumerate(states):
+        axes[0, j].set_title(f"t = {state.t}", fontsize=8)
+        for i, name in enumerate(names):
+            _show(axes[i, j], state.theta[name][which])
+            if j == 0:
+                axes[i, j].set_ylabel(name, fontsize=9)
+    figure.tight_layout(pad=0.3)
+    return figure
+
+
+def sheet(pictures: Tensor, columns: int = 16) -> Figure:
+    """Many images or kernels in rows of `columns`: N C H W."""
+    rows = -(-len(pictures) // columns)
+    figure, axes = plt.subplots(rows, columns, figsize=(0.62 * columns, 0.62 * rows), dpi=DPI, squeeze=False)
+    for axis in axes.flat:
+        axis.axis("off")
+    for axis, picture in zip(axes.flat, pictures, strict=False):
+        _show(axis, picture)
+    figure.subplots_adjust(0, 0, 1, 1, 0.04, 0.04)
+    return figure
