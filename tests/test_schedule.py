@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import torch
 
-from pdm.schedule import Schedule, ancestral_step, ddim_step
+from pdm.schedule import Schedule, Velocity, ancestral_step, ddim_step
 
 JUMPS = [(999, 998), (999, 947), (500, 499), (500, 20), (2, 1), (1, 0), (999, 0)]
 
@@ -238,3 +238,36 @@ def test_steps_refuse_what_they_do_not_know():
             ddim_step(eta)
     with pytest.raises(ValueError, match="learned"):
         ancestral_step("learned")(Schedule.linear(), scalar(0), scalar(0), 5, 4, scalar(0))
+
+
+# ---- what a network may predict in place of noise ----
+
+
+@pytest.mark.parametrize("t", [0, 300, 700, 999])
+def test_velocity_and_noise_are_one_another(t):
+    generator = torch.Generator().manual_seed(t)
+    x0 = 0.3 + 0.2 * torch.randn(20_000, 1, dtype=torch.float64, generator=generator)
+    noise = torch.randn(20_000, 1, dtype=torch.float64, generator=generator)
+    schedule, velocity = Schedule.linear(), Velocity(0.3, 0.2)
+    u = velocity.input(schedule, schedule.diffuse(x0, noise, t), t)
+    v = velocity.target(schedule, x0, noise, t)
+    torch.testing.assert_close(velocity.noise(schedule, u, v, t), noise)
+    assert u.var().item() == pytest.approx(1, abs=0.05)
+    assert v.var().item() == pytest.approx(1, abs=0.05)
+    assert (u * v).mean().item() == pytest.approx(0, abs=0.05)  # what is to be learned is not in the input already
+
+
+def test_velocity_of_standard_data_is_that_of_salimans_and_ho():
+    x0, noise = torch.randn(2, 3, 4, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+    schedule = Schedule.cosine()
+    expected = (1 - schedule.alpha_bar[400]).sqrt() * x0 - schedule.alpha_bar[400].sqrt() * noise
+    torch.testing.assert_close(Velocity(0.0, 1.0).target(schedule, x0, noise, 400), expected)
+
+
+def test_an_error_in_the_velocity_never_leaves_the_denoised_estimate_worse_than_the_data_is_wide():
+    schedule, velocity = Schedule.linear(), Velocity(0.0, 0.2)
+    u, v = torch.zeros(1, 1, dtype=torch.float64), torch.full((1, 1), 0.1, dtype=torch.float64)
+    for t in (0, 300, 700, 999):
+        error = velocity.noise(schedule, u, v, t) - velocity.noise(schedule, u, 0 * v, t)
+        x0_error = schedule.tweedie(torch.zeros_like(u), error, t).abs().item()
+        assert x0_error <= 0.1 * 0.2 * 1.001

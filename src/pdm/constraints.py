@@ -17,6 +17,15 @@ def unchanged(x: Tensor) -> Tensor:
     return x
 
 
+def _kernel_scale(x: Tensor) -> Tensor:
+    """u = (x + 1) / 2 of kernels B 1 h w; ValueError for another number of dimensions, or values not finite."""
+    if x.dim() != 4:
+        raise ValueError(f"kernels have the shape {tuple(x.shape)}; wanted B 1 h w")
+    if not x.isfinite().all():
+        raise ValueError("a kernel holds NaN or infinite values; wanted finite ones")
+    return (x + 1) / 2
+
+
 def project_simplex(v: Tensor) -> Tensor:
     """The Euclidean projection of each B *S sample onto {k >= 0, sum k = 1}.
 
@@ -40,7 +49,7 @@ def simplex(x: Tensor) -> Tensor:
     subtracts is the haze that remains. Where no value of u is negative (an x0 clipped to [-1, 1]) it equals
     `shift_and_divide`.
     """
-    u = (x + 1) / 2
+    u = _kernel_scale(x)
     signed, positive = (v.sum((1, 2, 3), keepdim=True) for v in (u, u.clamp(min=0)))
     return project_simplex(u / torch.maximum(signed, 0.1 * positive).clamp(min=1e-6))
 
@@ -50,7 +59,7 @@ def shift_and_divide(x: Tensor) -> Tensor:
 
     B 1 h w in model range -> nonnegative, sum 1.
     """
-    u = ((x + 1) / 2).clamp(min=0)
+    u = _kernel_scale(x).clamp(min=0)
     return u / u.sum((1, 2, 3), keepdim=True).clamp(min=1e-6)
 
 

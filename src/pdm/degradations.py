@@ -29,7 +29,7 @@ def motion_kernels(n: int, size: int, intensity: float | Tensor, generator: Gene
     motion blur" (2012), and the scale of intensity follows the paper's; the generator is our own.
     """
     _check(n, size)
-    intensity = torch.as_tensor(intensity, dtype=torch.float64).expand(n)
+    intensity = _one_each("intensity", intensity, n)
     if not ((intensity > 0) & (intensity <= 1)).all():
         raise ValueError(f"intensity is {intensity.tolist()[:4]}; wanted values in (0, 1]")
     points = POINTS * size
@@ -80,7 +80,7 @@ def gaussian_kernels(n: int, size: int, std: float | Tensor) -> Tensor:
     Raises: ValueError for a std that is not above 0, n < 1 or size < 3.
     """
     _check(n, size)
-    std = torch.as_tensor(std, dtype=torch.float64).expand(n)
+    std = _one_each("std", std, n)
     if not ((std > 0) & std.isfinite()).all():
         raise ValueError(f"std is {std.tolist()[:4]}; wanted finite values above 0, in pixels")
     edges = torch.arange(size + 1, dtype=torch.float64) - 0.5 - size // 2
@@ -126,6 +126,8 @@ def add_noise(image: Tensor, sigma: float, generator: Generator) -> Tensor:
     """
     if not (math.isfinite(sigma) and sigma >= 0):
         raise ValueError(f"sigma is {sigma}; wanted 0 or more, on the scale of an image in [-1, 1]")
+    if not image.is_floating_point():
+        raise ValueError(f"the image is {image.dtype}; wanted floating point, in [-1, 1]")
     noise = torch.randn(image.shape, generator=generator, dtype=image.dtype)
     return image + sigma * noise.to(image.device)
 
@@ -133,3 +135,10 @@ def add_noise(image: Tensor, sigma: float, generator: Generator) -> Tensor:
 def _check(n: int, size: int) -> None:
     if n < 1 or size < 3:
         raise ValueError(f"{n} kernels of side {size}; wanted 1 or more of side 3 or more")
+
+
+def _one_each(name: str, value: float | Tensor, n: int) -> Tensor:
+    value = torch.as_tensor(value, dtype=torch.float64)
+    if value.numel() not in (1, n):
+        raise ValueError(f"{value.numel()} values of {name} for {n} kernels; wanted one, or one each")
+    return value.expand(n)

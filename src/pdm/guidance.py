@@ -4,6 +4,7 @@ import inspect
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from numbers import Real
 
 import torch
 from torch import Tensor
@@ -53,15 +54,16 @@ class DPS:
         if y.dim() != 4 or not y.is_floating_point():
             raise ValueError(f"the measurement is {y.dtype} of shape {tuple(y.shape)}; wanted floating point, B C H W")
         if not y.isfinite().all():
-            raise ValueError(f"the measurement holds {(~y.isfinite()).sum()} values that are NaN or infinite")
+            raise ValueError(
+                f"the measurement holds {(~y.isfinite()).sum()} values that are NaN or infinite; wanted finite ones"
+            )
         for what, names in (("steps", set(self.scale)), ("penalties", set(self.penalty) | self.names)):
             if names != self.names:
                 raise ValueError(f"{what} are given for {sorted(names)}; the operator takes {sorted(self.names)}")
         constants = {n: a for n, a in self.scale.items() if not callable(a)}
         constants |= {f"penalty on {n}": weight for n, (_, weight) in self.penalty.items()}
         for name, value in constants.items():
-            if not (math.isfinite(value) and value >= 0):
-                raise ValueError(f"the step or weight of {name} is {value}; wanted a finite number, 0 or more")
+            _check_size(name, value)
 
     @property
     def names(self) -> frozenset[str]:
@@ -78,5 +80,11 @@ class DPS:
         penalties = [weight * penalty(state.x0[n]) for n, (penalty, weight) in self.penalty.items()]
         total = sum(penalties, residual).sum()  # samples do not meet, so that its gradient is each one's own
         gradients = torch.autograd.grad(total, list(state.x.values()))
-        sizes = {n: a(state.t) if callable(a) else a for n, a in self.scale.items()}
+        sizes = {n: _check_size(n, a(state.t) if callable(a) else a) for n, a in self.scale.items()}
         return {n: sizes[n] * g for n, g in zip(state.x, gradients, strict=True)}, residual.detach()
+
+
+def _check_size(name: str, value: float) -> float:
+    if not isinstance(value, Real) or not (math.isfinite(value) and value >= 0):
+        raise ValueError(f"the step or weight of {name} is {value!r}; wanted a finite number, 0 or more")
+    return value

@@ -59,7 +59,10 @@ def _convolve_direct(image: Tensor, kernel: Tensor) -> Tensor:
 
 
 def _check(image: Tensor, kernel: Tensor, boundary: str, method: str) -> None:
-    if image.dim() != 4 or not image.is_floating_point():
+    for name, value in (("image", image), ("kernel", kernel)):
+        if not isinstance(value, Tensor):
+            raise ValueError(f"{name} is a {type(value).__name__}; wanted a torch tensor")
+    if image.dim() != 4 or not image.is_floating_point() or len(image) < 1:
         raise ValueError(f"image is {image.dtype} of shape {tuple(image.shape)}; wanted floating point, B C H W")
     if kernel.dim() != 4 or kernel.shape[1] != 1 or kernel.shape[0] not in (1, image.shape[0]):
         raise ValueError(f"kernel has the shape {tuple(kernel.shape)}; wanted {image.shape[0]} 1 h w, one per image")

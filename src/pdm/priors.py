@@ -13,7 +13,7 @@ import safetensors.torch
 import torch
 from torch import Tensor
 
-from pdm.schedule import Schedule
+from pdm.schedule import Schedule, Velocity
 from pdm.unet import UNet, UNetConfig, load_adm
 
 __all__ = [
@@ -58,21 +58,35 @@ class NetworkPrior:
 
     `label` is the class of every sample, or B of them; a network with classes takes the last class, which stands
     for "any", when it is None. `precision` is what convolutions and products are computed in.
-    A network with twice as many output channels as inputs is taken to predict the variance in the second half.
-    Raises: ValueError for a label that the network does not know.
+    `velocity` tells how to read a network that was trained on velocities of the linear schedule; without it, as with
+    the released checkpoints, the network predicts noise. Twice as many output channels as inputs mean that the
+    second half predicts the variance.
+    Raises: ValueError for a label that the network does not know, or other numbers of channels.
     """
 
-    def __init__(self, network: UNet, label: int | Tensor | None = None, precision: torch.dtype = torch.float32):
+    def __init__(
+        self,
+        network: UNet,
+        label: int | Tensor | None = None,
+        precision: torch.dtype = torch.float32,
+        velocity: Velocity | None = None,
+    ):
         config = network.config
+        if config.out_channels not in (config.in_channels, 2 * config.in_channels):
+            wanted = f"{config.in_channels} or {2 * config.in_channels}"
+            raise ValueError(f"the network has {config.out_channels} outputs; wanted {wanted}")
         if config.num_classes is None and label is not None:
             raise ValueError(f"label {label} was given to a network without classes")
         if config.num_classes is not None:
+            if isinstance(label, str):
+                raise ValueError(f"label is {label!r}; wanted whole numbers from 0 to {config.num_classes - 1}")
             label = torch.as_tensor(config.num_classes - 1 if label is None else label)
             if label.is_floating_point() or label.dim() > 1 or ((label < 0) | (label >= config.num_classes)).any():
                 raise ValueError(f"label is {label.tolist()}; wanted whole numbers from 0 to {config.num_classes - 1}")
         layout = torch.channels_last if config.dims == 2 else torch.contiguous_format
         self.network = network.eval().requires_grad_(False).to(memory_format=layout)
-        self.label, self.precision, self.layout = label, precision, layout
+        self.label, self.precision, self.layout, self.velocity = label, precision, layout, velocity
+        self.schedule = Schedule.linear()
 
     @property
     def shape(self) -> tuple[int, ...]:
@@ -82,16 +96,20 @@ class NetworkPrior:
 
     def with_label(self, label: int | Tensor | None) -> "NetworkPrior":
         """The same network, conditioned on another class."""
-        return NetworkPrior(self.network, label, self.precision)
+        return NetworkPrior(self.network, label, self.precision, self.velocity)
 
     def __call__(self, x: Tensor, t: int) -> Prediction:
+        self.schedule.alpha_bar_at(t, x)  # refuses a time step that there is not
+        if self.label is not None and self.label.numel() not in (1, len(x)):
+            raise ValueError(f"{self.label.numel()} labels for {len(x)} samples; wanted one, or one each")
         times = torch.full((len(x),), t, device=x.device)
         label = None if self.label is None else self.label.to(x.device).expand(len(x))
+        seen = x if self.velocity is None else self.velocity.input(self.schedule, x, t)
         with torch.autocast(x.device.type, self.precision, enabled=self.precision != torch.float32):
-            out = self.network(x.contiguous(memory_format=self.layout), times, label).to(x.dtype)
-        if out.shape[1] == x.shape[1]:
-            return Prediction(out)
-        return Prediction(*out.chunk(2, dim=1))
+            out = self.network(seen.contiguous(memory_format=self.layout), times, label).to(x.dtype)
+        out, *variance = out.split(x.shape[1], dim=1)
+        noise = out if self.velocity is None else self.velocity.noise(self.schedule, seen, out, t)
+        return Prediction(noise, *variance)
 
 
 @dataclass(frozen=True, eq=False)
@@ -109,12 +127,22 @@ class GaussianMixture:
     std: float
 
     def __post_init__(self):
-        if self.weights.shape != self.means.shape[:1] or (self.weights < 0).any() or abs(self.weights.sum() - 1) > 1e-6:
+        if (
+            self.weights.shape != self.means.shape[:1]
+            or not (self.weights >= 0).all()
+            or abs(self.weights.sum() - 1) > 1e-6
+        ):
             raise ValueError(f"weights {self.weights.tolist()}; wanted {len(self.means)}, nonnegative, of sum 1")
+        if not self.means.isfinite().all():
+            raise ValueError("a mean holds NaN or infinite values; wanted finite ones")
         if not (math.isfinite(self.std) and self.std > 0):
             raise ValueError(f"std is {self.std}; wanted it above 0")
 
     def __call__(self, x: Tensor, t: int) -> Prediction:
+        if x.shape[1:] != self.means.shape[1:]:
+            raise ValueError(
+                f"samples have the shape {tuple(x.shape[1:])}; wanted the means', {tuple(self.means.shape[1:])}"
+            )
         alpha_bar = self.schedule.alpha_bar_at(t, x).to(x.dtype)
         variance = alpha_bar * self.std**2 + 1 - alpha_bar
         pull = alpha_bar.sqrt() * self.means[None] - x[:, None]  # B K *S
@@ -147,7 +175,13 @@ def prior_card(name: str, folder: str | Path = PRIORS) -> dict:
     if not path.is_file():
         known = sorted(p.stem for p in Path(folder).glob("*.json"))
         raise ValueError(f"no prior is called {name!r}; there are {', '.join(known) or 'none'}")
-    return json.loads(path.read_text())
+    try:
+        card = json.loads(path.read_text())
+    except json.JSONDecodeError as error:
+        raise ValueError(f"{path} is no JSON card: {error}") from error
+    if missing := {"sha256", "network"} - set(card):
+        raise ValueError(f"the card {path} lacks {', '.join(sorted(missing))}")
+    return card
 
 
 def load_prior(
@@ -176,4 +210,5 @@ def load_prior(
             )
         label = card["labels"].index(label)
     network = load_adm(path, UNetConfig(**card["network"]))
-    return NetworkPrior(network, label, best_precision() if precision is None else precision)
+    velocity = Velocity(**card["velocity"]) if card.get("velocity") else None
+    return NetworkPrior(network, label, best_precision() if precision is None else precision, velocity)

@@ -1,8 +1,9 @@
 """The parallel reverse loop: Algorithms 1 and 2 of the paper, for any number of named components."""
 
 import zlib
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from numbers import Integral
 from typing import Protocol
 
 import numpy as np
@@ -27,6 +28,10 @@ class Component:
     shape: tuple[int, ...]
     constrain: Callable[[Tensor], Tensor] = lambda x0: x0
     clip: tuple[float, float] | None = (-1.0, 1.0)
+
+    def __post_init__(self):
+        if self.clip is not None and not self.clip[0] < self.clip[1]:
+            raise ValueError(f"clip is {self.clip}; wanted (low, high) with low below high, or None")
 
 
 @dataclass(frozen=True, eq=False)
@@ -61,9 +66,10 @@ class NoiseStreams:
     """
 
     def __init__(self, seeds: Sequence[int]):
-        if len(seeds) < 1 or any(not isinstance(seed, (int, np.integer)) or seed < 0 for seed in seeds):
-            raise ValueError(f"seeds are {list(seeds)!r}; wanted one whole number, 0 or more, per sample")
-        self.seeds, self.streams = [int(seed) for seed in seeds], {}
+        listed = list(seeds) if isinstance(seeds, Iterable) else []
+        if not listed or any(isinstance(s, bool) or not isinstance(s, Integral) or s < 0 for s in listed):
+            raise ValueError(f"seeds are {listed or seeds!r}; wanted one whole number, 0 or more, per sample")
+        self.seeds, self.streams = [int(seed) for seed in listed], {}
 
     def __len__(self) -> int:
         return len(self.seeds)
@@ -115,7 +121,9 @@ def _reverse(components, guidance, pairs, schedule, step, noise, device) -> Iter
     for t, s in pairs:
         x = {n: v.detach().requires_grad_(guidance is not None) for n, v in x.items()}
         with torch.set_grad_enabled(guidance is not None):
-            predicted = {n: c.prior(x[n], t) for n, c in components.items()}  # (1) scores, as predicted noise
+            predicted = {
+                n: _checked(n, c.prior(x[n], t), x[n], t) for n, c in components.items()
+            }  # (1) scores, as predicted noise
             x0 = {n: schedule.tweedie(x[n], predicted[n].noise, t) for n in x}  # (2) Tweedie
             x0 = {n: v if components[n].clip is None else v.clamp(*components[n].clip) for n, v in x0.items()}
             theta = {n: c.constrain(x0[n]) for n, c in components.items()}  # (3) P_C
@@ -125,6 +133,14 @@ def _reverse(components, guidance, pairs, schedule, step, noise, device) -> Iter
         delta, loss = ({}, None) if guidance is None else guidance(state, proposal)  # (5) gradients of the residual
         x = {n: v - delta[n] if n in delta else v for n, v in proposal.items()}
         yield State(t, s, x, _detached(x0), _detached(theta), loss)
+
+
+def _checked(name: str, predicted, x: Tensor, t: int):
+    shape, finite = tuple(predicted.noise.shape), predicted.noise.isfinite().all()
+    if shape != tuple(x.shape) or not finite:
+        came = f"noise of shape {shape}" if finite else "NaN or infinite noise"
+        raise ValueError(f"the prior of {name!r} gave {came} at t = {t}; wanted finite noise of {tuple(x.shape)}")
+    return predicted
 
 
 def _detached(values: Values) -> Values:

@@ -10,7 +10,7 @@ import platform
 import time
 from collections.abc import Callable, Iterator
 from copy import deepcopy
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 
 import torch
@@ -19,7 +19,7 @@ from torch import Generator, Tensor
 from pdm import datasets
 from pdm.degradations import random_kernels, to_model_range
 from pdm.priors import PRIORS, best_precision, save_prior
-from pdm.schedule import Schedule
+from pdm.schedule import Schedule, Velocity
 from pdm.unet import UNet, UNetConfig
 
 __all__ = ["RECIPES", "Recipe", "denoising_loss", "learning_rate", "train"]
@@ -39,6 +39,7 @@ class Recipe:
     network: UNetConfig
     data: Callable[[str], Callable[[int, Generator], Batch]]
     images: int
+    velocity: Velocity = field(default_factory=lambda: Velocity(mean=0.0, std=1.0))
     batch: int = 32
     rate: float = 4e-4
     ema: float = 0.9995
@@ -49,11 +50,13 @@ class Recipe:
 
 
 def denoising_loss(
-    network: UNet, schedule: Schedule, x0: Tensor, labels: Tensor | None, t: Tensor, noise: Tensor
+    network: UNet, schedule: Schedule, velocity: Velocity, x0: Tensor, labels: Tensor | None, t: Tensor, noise: Tensor
 ) -> Tensor:
-    """Mean squared error of the predicted noise: B. Denoising score matching (Ho et al. 2020, eq. 14)."""
-    predicted = network(schedule.diffuse(x0, noise, t), t, labels)
-    return (predicted.float() - noise).square().flatten(1).mean(1)
+    """Mean squared error of the predicted velocity: B. The noise's is sin^2 of it, so that it is denoising score
+    matching (Ho et al. 2020, eq. 14) in a weight over time steps that lets none of them be forgotten.
+    """
+    u = velocity.input(schedule, schedule.diffuse(x0, noise, t), t)
+    return (network(u, t, labels).float() - velocity.target(schedule, x0, noise, t)).square().flatten(1).mean(1)
 
 
 def learning_rate(seen: int, recipe: Recipe) -> float:
@@ -79,6 +82,10 @@ def train(
     Raises: ValueError for a checkpoint of another network.
     """
     checkpoint = Path(checkpoint)
+    if recipe.images < 1 or recipe.batch < 1:
+        raise ValueError(f"{recipe.images} images in batches of {recipe.batch}; wanted 1 or more")
+    if held_out < 64:
+        raise ValueError(f"held_out is {held_out}; wanted 64 or more")
     generator = torch.Generator().manual_seed(seed)
     torch_seed = torch.Generator().manual_seed(seed + 1)
     schedule, precision = Schedule.linear(), best_precision()
@@ -89,11 +96,20 @@ def train(
     network = network.to(memory_format=layout)
     ema = deepcopy(network).requires_grad_(False)
     optimizer = torch.optim.AdamW(network.parameters(), lr=recipe.rate, weight_decay=0.01, fused=True)
-    state = {"seen": 0, "curve": [], "seconds": 0.0}
+    state = {"seen": 0, "curve": [], "losses": [], "seconds": 0.0}
+    made_with = {"network": recipe.network.as_dict(), "velocity": asdict(recipe.velocity), "seed": seed}
     if checkpoint.is_file():
-        kept = torch.load(checkpoint, weights_only=True)
-        if kept["config"] != recipe.network.as_dict():
-            raise ValueError(f"{checkpoint} belongs to another network: {kept['config']}")
+        try:
+            kept = torch.load(checkpoint, weights_only=True)
+        except Exception as error:  # torch raises a dozen kinds for a file that is cut or something else
+            raise ValueError(
+                f"{checkpoint} cannot be read as a training checkpoint; remove it to start anew"
+            ) from error
+        if not isinstance(kept, dict) or kept.get("made_with") != made_with:
+            kept = kept if isinstance(kept, dict) else {}
+            raise ValueError(
+                f"{checkpoint} is the checkpoint of another run, {kept.get('made_with')}; wanted {made_with}"
+            )
         network.load_state_dict(kept["network"])
         ema.load_state_dict(kept["ema"])
         optimizer.load_state_dict(kept["optimizer"])
@@ -104,16 +120,16 @@ def train(
         checkpoint.parent.mkdir(parents=True, exist_ok=True)
         beside = checkpoint.with_name(f".{checkpoint.name}.part")
         kept = {"network": network.state_dict(), "ema": ema.state_dict(), "optimizer": optimizer.state_dict()}
-        torch.save(state | kept | {"generator": generator.get_state(), "config": recipe.network.as_dict()}, beside)
+        torch.save(state | kept | {"generator": generator.get_state(), "made_with": made_with}, beside)
         os.replace(beside, checkpoint)
 
     draw, draw_test = recipe.data("train"), recipe.data("test")
     test = [(x0, y, *_noise(x0, torch_seed)) for x0, y in (draw_test(64, torch_seed) for _ in range(held_out // 64))]
-    losses, since = [], time.monotonic()
+    since = time.monotonic()
     while state["seen"] < recipe.images:
         start = time.monotonic()
         for group in optimizer.param_groups:
-            group["lr"] = learning_rate(state["seen"] + recipe.batch, recipe)
+            group["lr"] = learning_rate(state["seen"] + recipe.batch // 2, recipe)
         x0, labels = draw(recipe.batch, generator)
         if labels is not None:
             dropped = torch.rand(len(labels), generator=generator) < recipe.drop_label
@@ -121,7 +137,7 @@ def train(
         t, noise = _noise(x0, generator)
         x0, noise = x0.contiguous(memory_format=layout), noise.contiguous(memory_format=layout)
         with torch.autocast("cpu", precision, enabled=precision != torch.float32):
-            loss = denoising_loss(network, schedule, x0, labels, t, noise).mean()
+            loss = denoising_loss(network, schedule, recipe.velocity, x0, labels, t, noise).mean()
         if not loss.isfinite():
             raise FloatingPointError(f"the loss is {loss.item()} after {state['seen']} images")
         optimizer.zero_grad()
@@ -130,15 +146,18 @@ def train(
         optimizer.step()
         step = state["seen"] // recipe.batch
         keep = min(recipe.ema, (1 + step) / (10 + step))
-        torch._foreach_lerp_(list(ema.parameters()), list(network.parameters()), 1 - keep)
-        losses.append(loss.item())
+        with torch.no_grad():
+            torch._foreach_lerp_(list(ema.parameters()), list(network.parameters()), 1 - keep)
+        state["losses"].append(loss.item())
         before, state["seen"] = state["seen"], state["seen"] + recipe.batch
         state["seconds"] += time.monotonic() - start
         if before * points // recipe.images != state["seen"] * points // recipe.images:
             with torch.no_grad(), torch.autocast("cpu", precision, enabled=precision != torch.float32):
-                kept = [denoising_loss(ema, schedule, x, y, t, n) for x, y, t, n in test]
-            state["curve"].append([state["seen"], sum(losses) / len(losses), torch.cat(kept).mean().item()])
-            losses = []
+                kept = [denoising_loss(ema, schedule, recipe.velocity, x, y, t, n) for x, y, t, n in test]
+            state["curve"].append(
+                [state["seen"], sum(state["losses"]) / len(state["losses"]), torch.cat(kept).mean().item()]
+            )
+            state["losses"] = []
             yield state | {"ema": ema}
         if time.monotonic() - since > save_seconds:
             save()
@@ -186,6 +205,7 @@ RECIPES = {
         UNetConfig(32, 32, 1, 1, channel_mult=(1, 2, 4), attention_resolution=8, num_head_channels=32, patch=2),
         _kernel_data,
         images=120_000,
+        velocity=Velocity(-0.98, 0.14),
         batch=32,
         sets="generated: pdm.degradations.random_kernels on a 32x32 canvas",
         terms="MIT, as the code",
@@ -196,6 +216,7 @@ RECIPES = {
         ),
         _image_data,
         images=120_000,
+        velocity=Velocity(-0.11, 0.49),
         batch=16,
         labels=IMAGE_LABELS,
         sets="LFW deep-funneled faces, AFHQ v1 cats, BSDS500 / ImageNet / Sun-Hays 80 / Urban100 photographs, at 64x64",
@@ -225,7 +246,8 @@ def main(arguments: list[str] | None = None) -> None:
         "labels": list(recipe.labels),
         "schedule": "linear, 1000 steps",
         "images_seen": state["seen"],
-        "loss": "mean squared error of the predicted noise, time steps uniform",
+        "velocity": asdict(recipe.velocity),
+        "loss": "mean squared error of the predicted velocity, time steps uniform",
         "curve": {
             "columns": ["images", "train", "held_out"],
             "rows": [[n, round(a, 5), round(b, 5)] for n, a, b in state["curve"]],

@@ -48,6 +48,11 @@ class UNetConfig:
             raise ValueError(f"dims is {self.dims}; the network is built in 1 or 2 dimensions")
         if self.model_channels < 2 or self.model_channels % 2:
             raise ValueError(f"model_channels is {self.model_channels}; wanted a positive even number")
+        if not self.channel_mult or min(self.channel_mult) < 1:
+            raise ValueError(f"channel_mult is {self.channel_mult}; wanted at least one level, multiples of 1 or more")
+        for name in ("patch", "num_res_blocks", "num_classes"):
+            if (value := getattr(self, name)) is not None and value < 1:
+                raise ValueError(f"{name} is {value}; wanted 1 or more")
         if self.image_size % self.stride:
             raise ValueError(f"image_size {self.image_size} is no multiple of patch times down-sampling, {self.stride}")
 
@@ -94,7 +99,7 @@ def timestep_embedding(t: Tensor, channels: int) -> Tensor:
     half = channels // 2
     rate = torch.exp(-math.log(10_000) * torch.arange(half, device=t.device, dtype=torch.float32) / half)
     angle = t.float()[:, None] * rate
-    return F.pad(torch.cat([angle.cos(), angle.sin()], dim=1), (0, channels % 2))
+    return torch.cat([angle.cos(), angle.sin()], dim=1)
 
 
 class ResBlock(nn.Module):
@@ -102,8 +107,7 @@ class ResBlock(nn.Module):
 
     def __init__(self, dims: int, channels: int, out_channels: int, embedding: int, resample: str | None = None):
         super().__init__()
-        self.resample = {None: None, "down": self._down, "up": self._up}[resample]
-        self.dims = dims
+        self.dims, self.resample = dims, {None: None, "down": self._down, "up": self._up}[resample]
         self.in_layers = nn.Sequential(_norm(channels), nn.SiLU(), _conv(dims, channels, out_channels, 3, padding=1))
         self.emb_layers = nn.Sequential(nn.SiLU(), nn.Linear(embedding, 2 * out_channels))
         self.out_layers = nn.Sequential(  # the third is ADM's dropout, kept so that the fourth has its number
@@ -141,6 +145,8 @@ class AttentionBlock(nn.Module):
 
     def __init__(self, channels: int, head_channels: int):
         super().__init__()
+        if channels % head_channels and channels > head_channels:
+            raise ValueError(f"{head_channels} channels a head do not divide the attention's {channels} channels")
         self.heads = max(1, channels // head_channels)
         self.norm = _norm(channels)
         self.qkv = nn.Conv1d(channels, 3 * channels, 1)
@@ -227,15 +233,17 @@ class UNet(nn.Module):
         Raises: ValueError for a wrong number of dimensions, channels or labels, or a side that does not divide.
         """
         config = self.config
-        if x.dim() != config.dims + 2 or x.shape[1] != config.in_channels:
-            want = f"B {config.in_channels} " + " ".join("HW"[: config.dims])
-            raise ValueError(f"input has the shape {tuple(x.shape)}; wanted {want}")
+        if x.dim() != config.dims + 2 or x.shape[1] != config.in_channels or not x.is_floating_point():
+            want = f"floating point, B {config.in_channels} " + " ".join("HW"[: config.dims])
+            raise ValueError(f"input is {x.dtype} of shape {tuple(x.shape)}; wanted {want}")
         if any(n % config.stride for n in x.shape[2:]):
             raise ValueError(f"input has the shape {tuple(x.shape)}; wanted sides that {config.stride} divides")
         if t.shape != x.shape[:1]:
             raise ValueError(f"time steps have the shape {tuple(t.shape)}; wanted one per sample, ({x.shape[0]},)")
         if (y is None) != (config.num_classes is None):
             raise ValueError("labels were given to a network without classes" if y is not None else "labels wanted")
+        if y is not None and (y.shape != t.shape or ((y < 0) | (y >= config.num_classes)).any()):
+            raise ValueError(f"labels are {y.tolist()}; wanted {len(x)} of them, from 0 to {config.num_classes - 1}")
         emb = self.time_embed(timestep_embedding(t, config.model_channels).to(self.time_embed[0].weight.dtype))
         if y is not None:
             emb = emb + self.label_emb(y)
@@ -264,7 +272,7 @@ def read_weights(path: str | Path) -> dict[str, Tensor]:
         weights = torch.load(path, map_location="cpu", weights_only=True)
     except (safetensors.SafetensorError, pickle.UnpicklingError, RuntimeError, EOFError, OSError, KeyError) as error:
         wanted = "safetensors" if path.suffix == ".safetensors" else "a torch file of named tensors"
-        raise ValueError(f"{path} cannot be read as {wanted}: it is truncated or something else ({error})") from error
+        raise ValueError(f"{path} cannot be read as {wanted}: it is truncated or something else") from error
     if not isinstance(weights, dict) or not all(isinstance(v, Tensor) for v in weights.values()):
         raise ValueError(f"{path} holds {type(weights).__name__}; wanted a mapping from parameter names to tensors")
     return weights
@@ -284,5 +292,8 @@ def load_adm(path: str | Path, config: UNetConfig) -> UNet:
         lines += [f"{n} is {found[n]}, wanted {s}" for n, s in wanted.items() if n in found and found[n] != s]
         more = f"\n  ... and {len(lines) - 5} more" if len(lines) > 5 else ""
         raise ValueError(f"{path} is not a checkpoint of this network:\n  " + "\n  ".join(lines[:5]) + more)
+    for name, value in weights.items():
+        if not value.is_floating_point() or not value.isfinite().all():
+            raise ValueError(f"{name} in {path} is {value.dtype} or holds NaN; wanted finite floating-point weights")
     net.load_state_dict(weights, strict=True)
     return net

@@ -1,0 +1,248 @@
+"""Priors against autograd, numerical integration, the plain network, and, where committed, a Gaussian denoiser."""
+
+import hashlib
+import json
+import os
+from dataclasses import replace
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from pdm import datasets, priors
+from pdm.degradations import random_kernels, to_model_range
+from pdm.priors import PRIORS, GaussianMixture, NetworkPrior, best_precision, load_prior, prior_card, save_prior
+from pdm.schedule import Schedule
+from pdm.unet import UNet, UNetConfig
+
+SMALL = UNetConfig(16, 16, 2, 2, channel_mult=(1, 2), attention_resolution=8, num_head_channels=8)
+SCHEDULE = Schedule.linear()
+
+
+@pytest.fixture(autouse=True, scope="module")
+def one_thread():
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
+
+
+def random_network(config: UNetConfig = SMALL, seed: int = 0) -> UNet:
+    net, generator = UNet(config).requires_grad_(False), torch.Generator().manual_seed(seed)
+    for p in net.parameters():
+        p += 0.1 * torch.randn(p.shape, generator=generator)
+    return net.requires_grad_(True)
+
+
+def random(*shape: int, seed: int = 1) -> torch.Tensor:
+    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed))
+
+
+# ---- on disk ----
+
+
+def test_a_saved_prior_comes_back_rounded_to_float16_and_no_more(tmp_path):
+    net = random_network()
+    weights = {n: v.clone() for n, v in net.state_dict().items()}
+    path = save_prior("small", net, {"labels": [], "seed": 3}, tmp_path)
+    prior = load_prior("small", folder=tmp_path, precision=torch.float32)
+    assert prior.network.config == SMALL
+    assert prior.shape == (2, 16, 16)
+    for name, came in prior.network.state_dict().items():
+        assert came.dtype == torch.float32
+        torch.testing.assert_close(came, weights[name], rtol=2**-11, atol=2**-25)  # half a unit in the last place
+    assert {v.dtype for v in load_file(path).values()} == {torch.float16}
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["small.json", "small.safetensors"]  # no .part is left
+
+
+def test_the_card_names_the_sha256_of_the_file_and_keeps_what_it_was_given(tmp_path):
+    path = save_prior("small", random_network(), {"labels": ["a"], "terms": "none"}, tmp_path)
+    card = json.loads((tmp_path / "small.json").read_text())
+    assert card == prior_card("small", tmp_path)
+    assert card["sha256"] == hashlib.sha256(path.read_bytes()).hexdigest()
+    assert (card["name"], card["labels"], card["terms"]) == ("small", ["a"], "none")
+
+
+@pytest.mark.parametrize("dying", [1, 2])
+def test_a_save_that_dies_leaves_no_prior_rather_than_half_of_one(dying, tmp_path, monkeypatch):
+    calls, replace_file = [], os.replace
+
+    def die(*names):
+        calls.append(names)
+        if len(calls) == dying:
+            raise OSError("killed")
+        replace_file(*names)
+
+    monkeypatch.setattr(priors.os, "replace", die)
+    with pytest.raises(OSError, match="killed"):
+        save_prior("small", random_network(), {}, tmp_path)
+    assert not (tmp_path / "small.json").exists()
+    with pytest.raises(ValueError, match="no prior is called 'small'"):
+        load_prior("small", folder=tmp_path)
+
+
+def test_labels_are_found_by_name_or_number(tmp_path):
+    save_prior("small", random_network(replace(SMALL, num_classes=3)), {"labels": ["face", "cat", "any"]}, tmp_path)
+    load = {
+        label: load_prior("small", label, torch.float32, tmp_path) for label in ("face", "cat", "any", 0, 1, 2, None)
+    }
+    x = random(2, 2, 16, 16)
+    noise = {label: prior(x, 300).noise for label, prior in load.items()}
+    assert all(torch.equal(noise[name], noise[i]) for i, name in enumerate(("face", "cat", "any")))
+    assert torch.equal(noise[None], noise["any"])
+    assert (noise["face"] - noise["cat"]).norm() > 1e-3
+
+
+# ---- networks ----
+
+
+def test_without_a_label_a_network_with_classes_takes_the_last():
+    net, x, t = random_network(replace(SMALL, num_classes=3)), random(2, 2, 16, 16), torch.tensor([300, 300])
+    outputs = [net(x, t, torch.full((2,), label)) for label in range(3)]
+    prior = NetworkPrior(net)
+    torch.testing.assert_close(prior(x, 300).noise, outputs[2])
+    for label in range(3):
+        torch.testing.assert_close(prior.with_label(label)(x, 300).noise, outputs[label])
+    torch.testing.assert_close(prior(x, 300).noise, outputs[2])  # with_label left it as it was
+    assert (outputs[0] - outputs[2]).norm() > 1e-3
+
+
+@pytest.mark.parametrize("labels", [None, torch.tensor([2, 0, 1])], ids=["one label", "a label each"])
+def test_a_batch_gives_what_its_members_give_one_by_one(labels):
+    net, x = random_network(replace(SMALL, num_classes=3)), random(3, 2, 16, 16)
+    batch = NetworkPrior(net, labels)(x, 250).noise
+    for i in range(3):
+        one = NetworkPrior(net, None if labels is None else int(labels[i]))(x[i : i + 1], 250).noise
+        torch.testing.assert_close(one[0], batch[i], rtol=1e-5, atol=1e-5)  # float32, of values around 1
+    assert batch.std() > 0.1
+
+
+def test_a_network_of_twice_the_channels_predicts_noise_and_variance():
+    net, x = random_network(replace(SMALL, out_channels=4)), random(2, 2, 16, 16)
+    noise, variance = NetworkPrior(net)(x, 40)
+    torch.testing.assert_close(torch.cat([noise, variance], 1), net(x, torch.tensor([40, 40])))
+    assert noise.shape == variance.shape == x.shape
+    assert NetworkPrior(random_network())(x, 40).variance is None
+
+
+def test_weights_are_frozen_while_gradients_reach_the_sample():
+    net, x = random_network(), random(2, 2, 16, 16).requires_grad_()
+    prior = NetworkPrior(net)
+    prior(x, 40).noise.square().sum().backward()
+    assert not any(p.requires_grad or p.grad is not None for p in net.parameters())
+    assert not net.training
+    direction, small = random(2, 2, 16, 16, seed=4).double(), 1e-4
+    net.double()
+    up, down = (prior((x.detach() + sign * small * direction).double(), 40).noise for sign in (1, -1))
+    slope = (up.square().sum() - down.square().sum()) / (2 * small)
+    assert (x.grad * direction).sum().item() == pytest.approx(slope.item(), rel=1e-3)
+
+
+def test_lower_precision_stays_inside():
+    net, x = random_network(), random(2, 2, 16, 16)
+    exact, rough = NetworkPrior(net)(x, 40).noise, NetworkPrior(net, precision=torch.bfloat16)(x, 40).noise
+    assert rough.dtype == torch.float32
+    assert 1e-4 < (rough - exact).norm() / exact.norm() < 0.1  # eight bits are kept a product
+
+
+@pytest.mark.parametrize("amx", [True, False])
+@pytest.mark.parametrize("avx512", [True, False])
+def test_bfloat16_is_taken_only_where_the_hardware_multiplies_it(amx, avx512, monkeypatch):
+    monkeypatch.setattr(torch.cpu, "_is_amx_tile_supported", lambda: amx)
+    monkeypatch.setattr(torch.cpu, "_is_avx512_bf16_supported", lambda: avx512)
+    assert best_precision() == (torch.bfloat16 if amx or avx512 else torch.float32)
+    assert best_precision("cuda") == torch.bfloat16
+
+
+# ---- the mixture known exactly ----
+
+
+@pytest.mark.parametrize("t", [0, 10, 300, 999])
+def test_the_mixtures_noise_is_the_gradient_of_its_log_density(t):
+    means = random(3, 2, 4).double()
+    weights = torch.tensor([0.5, 0.3, 0.2], dtype=torch.float64)
+    alpha_bar = SCHEDULE.alpha_bar[t]
+    std = (alpha_bar * 0.7**2 + 1 - alpha_bar).sqrt()
+    density = torch.distributions.MixtureSameFamily(
+        torch.distributions.Categorical(weights),
+        torch.distributions.Independent(torch.distributions.Normal(alpha_bar.sqrt() * means, std), 2),
+    )
+    x = (1.5 * random(5, 2, 4, seed=2).double()).requires_grad_()
+    (score,) = torch.autograd.grad(density.log_prob(x).sum(), x)
+    noise, variance = GaussianMixture(SCHEDULE, means, weights, 0.7)(x, t)
+    torch.testing.assert_close(noise, -(1 - alpha_bar).sqrt() * score)
+    assert variance is None
+
+
+@pytest.mark.parametrize("t", [10, 200, 600])
+def test_tweedie_with_the_mixture_is_the_posterior_mean_integrated_by_brute_force(t):
+    means, weights, std = torch.tensor([[-1.0], [0.4], [2.0]]).double(), torch.tensor([0.2, 0.5, 0.3]).double(), 0.3
+    x = torch.linspace(-2, 2, 9, dtype=torch.float64)[:, None]
+    x0 = torch.linspace(-5, 6, 220_001, dtype=torch.float64)
+    prior = (weights[:, None] * torch.exp(-((x0 - means) ** 2) / (2 * std**2))).sum(0)
+    alpha_bar = SCHEDULE.alpha_bar[t]
+    posterior = prior * torch.exp(-((x - alpha_bar.sqrt() * x0) ** 2) / (2 * (1 - alpha_bar)))  # 9 grid
+    mean = (posterior * x0).sum(1) / posterior.sum(1)
+    estimate = SCHEDULE.tweedie(x, GaussianMixture(SCHEDULE, means, weights, std)(x, t).noise, t)
+    torch.testing.assert_close(estimate[:, 0], mean, rtol=0, atol=1e-8)
+
+
+def test_the_mixture_is_finite_far_away_and_has_the_samples_dtype():
+    mixture = GaussianMixture(SCHEDULE, torch.tensor([[-1.0], [1.0]]), torch.tensor([0.0, 1.0]), 0.01)
+    noise = mixture(torch.tensor([[-1e4], [1e4]]), 0).noise
+    assert noise.dtype == torch.float32
+    assert noise.isfinite().all()
+
+
+# ---- the committed ones ----
+
+COMMITTED = sorted(path.stem for path in PRIORS.glob("*.json"))
+needs_priors = pytest.mark.skipif(not COMMITTED, reason="no prior is committed")
+
+
+@needs_priors
+@pytest.mark.parametrize("name", COMMITTED)
+def test_a_committed_prior_has_a_full_card_and_sound_weights(name):
+    card, path = prior_card(name), PRIORS / f"{name}.safetensors"
+    for key in ("data", "terms", "machine", "torch", "schedule"):
+        assert isinstance(card[key], str) and card[key].strip(), key
+    assert card["name"] == name
+    assert card["images_seen"] > 0 and card["seconds"] > 0 and isinstance(card["seed"], int)
+    assert len(card["labels"]) == (card["network"]["num_classes"] or 0)
+    assert card["curve"]["columns"] == ["images", "train", "held_out"]
+    rows = card["curve"]["rows"]
+    seen = [row[0] for row in rows]
+    assert seen == sorted(set(seen)) and seen[-1] == card["images_seen"]
+    assert rows[-1][2] < rows[0][2] and rows[-1][2] < 0.5  # a network that says nothing has 1
+    assert card["sha256"] == hashlib.sha256(path.read_bytes()).hexdigest()
+    assert path.stat().st_size < 30 * 2**20
+    assert all(v.isfinite().all() for v in load_file(path).values())
+    assert load_prior(name).network.config == UNetConfig(**card["network"])
+
+
+def committed_data(name: str) -> tuple[torch.Tensor, torch.Tensor]:
+    """Data to take a pixel's mean and variance from, and 16 fresh samples: both N C H W in the model's range."""
+    if name == "kernel":
+        generator = torch.Generator().manual_seed(20_240)
+        data = to_model_range(random_kernels(1500, 32, generator))
+        return data, to_model_range(random_kernels(16, 32, generator))
+    if name == "image":
+        photos = datasets.photos().images  # for testing alone: no training saw them
+        return photos, photos[::7]
+    pytest.skip(f"no data for prior {name!r} without a download")
+
+
+@needs_priors
+@pytest.mark.parametrize("t", [100, 400, 700])
+@pytest.mark.parametrize("name", COMMITTED)
+def test_a_committed_prior_predicts_noise_better_than_a_gaussian_of_its_datas_mean_and_variance(name, t):
+    data, x0 = committed_data(name)
+    mean, variance = data.mean(0), data.var(0)
+    prior, noise = load_prior(name, precision=torch.float32), random(*x0.shape, seed=9)
+    alpha_bar = SCHEDULE.alpha_bar[t].float()
+    x = alpha_bar.sqrt() * x0 + (1 - alpha_bar).sqrt() * noise
+    gain = (1 - alpha_bar).sqrt() / (alpha_bar * variance + 1 - alpha_bar)  # the posterior's mean, pixel by pixel
+    gaussian = (gain * (x - alpha_bar.sqrt() * mean) - noise).square().mean()
+    with torch.no_grad():
+        error = (prior(x, t).noise - noise).square().mean()
+    assert error < 0.95 * gaussian
