@@ -18,15 +18,6 @@ from pdm import datasets
 REAL_DATA = os.environ.get("PDM_DATA")  # read before no_data hides it
 
 
-@pytest.fixture(autouse=True, scope="module")
-def one_thread():
-    """Small products are slow when the threads of torch have to wait for other processes."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
-
-
 @pytest.fixture(autouse=True)
 def no_data(monkeypatch, tmp_path):
     """Nothing that this machine holds takes part: PDM_DATA is an empty folder."""

@@ -19,14 +19,6 @@ SMALL = UNetConfig(16, 16, 2, 2, channel_mult=(1, 2), attention_resolution=8, nu
 SCHEDULE = Schedule.linear()
 
 
-@pytest.fixture(autouse=True, scope="module")
-def one_thread():
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
-
-
 def random_network(config: UNetConfig = SMALL, seed: int = 0) -> UNet:
     net, generator = UNet(config).requires_grad_(False), torch.Generator().manual_seed(seed)
     for p in net.parameters():

@@ -20,14 +20,6 @@ TINY = ("tiny_image", "tiny_kernel", "tiny_class")
 SMALL = UNetConfig(16, 8, 2, 2, channel_mult=(1, 2), attention_resolution=8, num_head_channels=4)
 
 
-@pytest.fixture(autouse=True, scope="module")
-def one_thread():
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
-
-
 def random_network(config: UNetConfig, seed: int = 0) -> UNet:
     """A float64 network with no parameter left at its initial zero."""
     net, generator = UNet(config).double().requires_grad_(False), torch.Generator().manual_seed(seed)

@@ -37,6 +37,7 @@ def grid(
             if notes and title in notes:
                 axes[i, j].set_xlabel(notes[title][i], fontsize=8)
     figure.tight_layout(pad=0.4)
+    plt.close(figure)  # or a notebook shows it a second time
     return figure
 
 
@@ -53,6 +54,7 @@ def strip(states: Sequence, which: int = 0) -> Figure:
             if j == 0:
                 axes[i, j].set_ylabel(name, fontsize=9)
     figure.tight_layout(pad=0.3)
+    plt.close(figure)  # or a notebook shows it a second time
     return figure
 
 
@@ -65,4 +67,5 @@ def sheet(pictures: Tensor, columns: int = 16) -> Figure:
     for axis, picture in zip(axes.flat, pictures, strict=False):
         _show(axis, picture)
     figure.subplots_adjust(0, 0, 1, 1, 0.04, 0.04)
+    plt.close(figure)  # or a notebook shows it a second time
     return figure
