@@ -12,7 +12,7 @@ import torch
 from PIL import Image
 from safetensors.torch import save_file
 
-from pdm import datasets, metrics, reproduce, training
+from pdm import datasets, metrics, recipes, reproduce
 from pdm.constraints import l0, l1, shift_and_divide, simplex
 from pdm.degradations import add_noise, gaussian_kernels, motion_kernels, random_kernels
 from pdm.guidance import DPS
@@ -477,7 +477,7 @@ FILES = [
         "held_out is 10",
         "64",
     ),
-    case("train: name", lambda: training.main(["dogs"]), "2", "", SystemExit),
+    case("train: name", lambda: recipes.main(["dogs"]), "2", "", SystemExit),
 ]
 
 

@@ -4,16 +4,19 @@ import math
 
 import numpy as np
 import pytest
+import scipy.ndimage
 import torch
 from scipy.integrate import quad
 from scipy.ndimage import label
 
 from pdm.degradations import (
+    TILT_BOUND,
     add_noise,
     from_model_range,
     gaussian_kernels,
     motion_kernels,
     random_kernels,
+    tilt_fields,
     to_model_range,
 )
 
@@ -210,3 +213,58 @@ def test_noise_has_the_std_that_was_asked_for_and_follows_its_generator():
     assert not torch.equal(add_noise(image, 0.02, seeded(2)), add_noise(image, 0.02, seeded(1)))
     assert torch.equal(add_noise(image, 0.0, seeded(1)), image)
     assert add_noise(image.double(), 0.02, seeded(1)).dtype == torch.float64
+
+
+# ---- tilt fields ----
+
+
+def test_tilt_fields_have_the_variance_and_the_correlation_of_their_recipe():
+    fields = tilt_fields(400, 64, torch.Generator().manual_seed(0))
+    assert fields.shape == (400, 2, 64, 64) and fields.dtype == torch.float32
+    assert fields.abs().max() <= TILT_BOUND
+    strength = (0.15**2 + 0.15 * 0.6 + 0.6**2) / 3  # mean square of a uniform variable
+    variance = 500 * (16 / 64) ** 2 * strength / (4 * math.pi)  # patches at a pixel x strength x the smoothing's share
+    assert fields.square().mean().item() == pytest.approx(variance, rel=0.03)
+    assert 0.4 < variance**0.5 < 1
+    for shift in (1, 2, 3):
+        for a, b in ((fields[..., shift:], fields[..., :-shift]), (fields[..., shift:, :], fields[..., :-shift, :])):
+            correlation = (a * b).mean().item() / variance
+            assert correlation == pytest.approx(math.exp(-(shift**2) / 4), abs=0.03)  # of a Gaussian with itself
+    assert (fields[:, 0] * fields[:, 1]).mean().abs() < 0.01 * variance
+
+
+def test_tilt_fields_are_as_strong_at_the_rim_as_within():
+    fields = tilt_fields(600, 32, torch.Generator().manual_seed(1))
+    power = fields.square().mean((0, 1))
+    rim = torch.cat([power[0], power[-1], power[:, 0], power[:, -1]]).mean()
+    assert rim.item() == pytest.approx(power[8:-8, 8:-8].mean().item(), rel=0.05)
+
+
+def test_tilt_fields_equal_patches_that_are_added_one_by_one_in_distribution():
+    """The recipe spelled out: each patch smoothed by itself, then added. Compared in variance and kurtosis."""
+    generator = torch.Generator().manual_seed(2)
+    options = {"patches": 6, "half_width": 2, "std": 1.0, "strength": (0.2, 0.9)}
+    fields = tilt_fields(6000, 8, generator, **options)
+    draw = np.random.default_rng(3)
+    reach, slow = 4, []
+    for _ in range(1500):
+        side = 8 + 2 * reach
+        around = side + 3
+        field = np.zeros((side + 6, side + 6))
+        for _ in range(round(6 * (around / 8) ** 2)):
+            row, column = draw.integers(around, size=2)
+            patch = np.zeros_like(field)
+            patch[row : row + 4, column : column + 4] = draw.normal(size=(4, 4)) * draw.uniform(0.2, 0.9)
+            field += scipy.ndimage.gaussian_filter(patch, 1.0)
+        slow.append(field[3 + reach : -3 - reach, 3 + reach : -3 - reach])
+    slow, fast = np.stack(slow).clip(-TILT_BOUND, TILT_BOUND), fields.numpy()
+    for moment in (2, 4):
+        assert (slow**moment).mean() == pytest.approx((fast**moment).mean(), rel=0.1)
+
+
+@pytest.mark.parametrize(
+    "wrong", [{"patches": 0}, {"half_width": 0}, {"std": 0.0}, {"strength": (0.5, 0.1)}, {"strength": (0.0, 0.1)}]
+)
+def test_tilt_fields_refuse_what_is_not_above_zero(wrong):
+    with pytest.raises(ValueError, match="wanted all above 0, in order"):
+        tilt_fields(1, 16, torch.Generator(), **wrong)

@@ -29,9 +29,10 @@ ALLOWED = {module: set() for module in sorted(BOTTOM)} | {
     "priors": {"unet", "schedule"},
     "guidance": {"constraints", "schedule"},
     "sampler": {"schedule"},
-    "training": {"unet", "schedule", "priors", "degradations", "datasets"},
-    "experiments": BOTTOM | {"priors", "guidance", "sampler", "training"},
-    "figures": BOTTOM | {"priors", "guidance", "sampler", "training", "experiments"},
+    "training": {"unet", "schedule", "priors"},
+    "recipes": {"unet", "schedule", "priors", "degradations", "datasets", "training"},
+    "experiments": BOTTOM | {"priors", "guidance", "sampler", "training", "recipes"},
+    "figures": BOTTOM | {"priors", "guidance", "sampler", "training", "recipes", "experiments"},
     "reproduce": set(),
 }
 

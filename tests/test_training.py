@@ -1,17 +1,14 @@
 """The training loop against exactly known optima, closed forms, and itself interrupted."""
 
-import hashlib
-import json
-import os
 from dataclasses import replace
 
 import pytest
 import torch
 
-from pdm import datasets, training
-from pdm.priors import GaussianMixture, NetworkPrior, load_prior
+from pdm import training
+from pdm.priors import GaussianMixture, NetworkPrior
 from pdm.schedule import Schedule, Velocity
-from pdm.training import RECIPES, Recipe, denoising_loss, learning_rate, train
+from pdm.training import Recipe, Start, denoising_loss, learning_rate, train
 from pdm.unet import UNet, UNetConfig
 
 SCHEDULE = Schedule.linear()
@@ -234,88 +231,44 @@ def test_a_loss_that_is_not_finite_stops_the_run(tmp_path):
     assert not (tmp_path / "toy.pt").exists()
 
 
-# ---- the committed recipes ----
+# ---- going on from weights ----
 
 
-def tiny_kernel_run(tmp_path, monkeypatch, *arguments: str) -> dict:
-    """`python -m pdm.training kernel` on a narrower network; returns the card."""
-    recipe = RECIPES["kernel"]
-    monkeypatch.setitem(RECIPES, "kernel", replace(recipe, network=replace(recipe.network, model_channels=8), batch=16))
-    folders = ["--folder", str(tmp_path / "out"), "--checkpoints", str(tmp_path / "checkpoints")]
-    training.main(["kernel", "--images", "32", *folders, *arguments])
-    return json.loads((tmp_path / "out" / "kernel.json").read_text())
+def start_of(state: dict, sha256: str = "abc") -> Start:
+    return Start(state["ema"].state_dict(), sha256, state["seen"], state["curve"])
 
 
-def test_the_command_line_leaves_a_prior_that_loads(tmp_path, monkeypatch, capsys):
-    card = tiny_kernel_run(tmp_path, monkeypatch, "--seed", "5")
-    path = tmp_path / "out" / "kernel.safetensors"
-    assert capsys.readouterr().out.splitlines()[-1] == str(path)
-    assert card["sha256"] == hashlib.sha256(path.read_bytes()).hexdigest()
-    assert (card["seed"], card["images_seen"], card["batch"]) == (5, 32, 16)
-    assert [row[0] for row in card["curve"]["rows"]] == [16, 32]
-    prior = load_prior("kernel", folder=tmp_path / "out", precision=torch.float32)
-    kept = torch.load(tmp_path / "checkpoints" / "kernel.pt", weights_only=True)
-    for name, weights in prior.network.state_dict().items():  # of the average, not of the network last trained
-        torch.testing.assert_close(weights, kept["ema"][name], rtol=2**-11, atol=2**-25)
-    assert not same(kept["ema"], kept["network"])
-    x = torch.randn(2, *prior.shape)
-    assert prior(x, 500).noise.shape == x.shape
+def test_going_on_begins_with_the_weights_and_counts_their_images(tmp_path):
+    first = run(TOY, tmp_path / "first.pt", points=2)
+    longer = replace(TOY, images=640, rate=1e-9)  # so slow that the weights stay what they were
+    second = run(longer, tmp_path / "second.pt", start=start_of(first), points=4)
+    assert second["seen"] == 640
+    assert second["curve"][:2] == first["curve"]
+    assert [row[0] for row in second["curve"]] == [160, 320, 480, 640]
+    for name, weights in second["ema"].state_dict().items():
+        torch.testing.assert_close(weights, first["ema"].state_dict()[name], rtol=0, atol=1e-6)
 
 
-def test_the_card_names_the_seed_that_the_weights_were_trained_with(tmp_path, monkeypatch):
-    first = tiny_kernel_run(tmp_path, monkeypatch, "--seed", "0")
-    try:
-        second = tiny_kernel_run(tmp_path, monkeypatch, "--seed", "1")
-    except ValueError:
-        return  # refused, as the checkpoint of another network is
-    assert second["seed"] == 0 or second["sha256"] != first["sha256"]
+def test_going_on_draws_other_samples_and_warms_up_anew(tmp_path, monkeypatch):
+    first_seen, _ = spy(monkeypatch)
+    first = run(TOY, tmp_path / "first.pt")
+    drawn = [x for x, _ in first_seen]
+    first_seen.clear()
+    run(replace(TOY, images=640), tmp_path / "second.pt", start=start_of(first))
+    assert not any(torch.equal(x, y) for x, _ in first_seen for y in drawn)
+    longer = replace(TOY, images=640, rate=3e-4)
+    assert learning_rate(320, longer, 320) == learning_rate(640, longer, 320) == 0
+    assert learning_rate(480, longer, 320) == 3e-4
 
 
-@pytest.mark.parametrize("name", RECIPES)
-def test_a_recipes_network_fits_its_labels_and_its_size(name):
-    recipe = RECIPES[name]
-    assert len(recipe.labels) == (recipe.network.num_classes or 0)
-    assert recipe.sets and recipe.terms
-    with torch.device("meta"):
-        net = UNet(recipe.network)
-    assert sum(p.numel() for p in net.parameters()) * 2 < 30 * 2**20  # bytes in float16
-
-
-@pytest.mark.parametrize("split", ["train", "test"])
-def test_kernel_data_are_kernels_in_the_models_range(split):
-    x0, labels = RECIPES["kernel"].data(split)(20, torch.Generator().manual_seed(3))
-    assert labels is None
-    assert x0.shape == (20, 1, 32, 32)
-    assert torch.equal(x0.amax((1, 2, 3)), torch.ones(20))
-    assert x0.amin() == -1
-
-
-def fake_images(monkeypatch) -> None:
-    """Faces, cats and photos that are told apart by their red, green and blue; red falls from left to right."""
-    ramp = torch.arange(64, 0, -1, dtype=torch.uint8).expand(5, 3, 64, 64).clone()
-    sets = {name: ramp + 60 * i for i, name in enumerate(("faces", "cats", "photos"))}
-    of = {n: datasets.ImageSet(n, "test", v, tuple("abcde")) for n, v in sets.items()}
-    monkeypatch.setattr(datasets, "load", lambda name, split: of[name])
-    monkeypatch.setattr(datasets, "photos", lambda: of["photos"])
-    monkeypatch.setattr(datasets, "training_pictures", lambda: list(sets["photos"]))
-
-
-@pytest.mark.parametrize("split", ["train", "test"])
-def test_image_data_are_a_third_each_with_their_own_label_and_mirrored_half_the_time(split, monkeypatch):
-    fake_images(monkeypatch)
-    x0, labels = RECIPES["image"].data(split)(900, torch.Generator().manual_seed(0))
-    levels = (x0.mean((1, 2, 3)) + 1) * 127.5
-    assert torch.equal(((levels - 32.5) / 60).round().long(), labels)
-    assert labels.bincount() / 900 == pytest.approx([1 / 3] * 3, abs=0.07)
-    for label in range(3):
-        falls = (x0[labels == label][..., 0] > x0[labels == label][..., -1]).float().mean().item()
-        assert falls == pytest.approx(0.5, abs=0.13)
-
-
-@pytest.mark.skipif(not os.environ.get("PDM_DATA"), reason="PDM_DATA names no folder with faces and cats")
-def test_image_data_come_from_the_real_sets():
-    x0, labels = RECIPES["image"].data("test")(48, torch.Generator().manual_seed(0))
-    assert x0.shape == (48, 3, 64, 64)
-    assert set(labels.tolist()) == {0, 1, 2}
-    assert x0.abs().max() <= 1
-    assert x0.flatten(1).std(1).min() > 0.01
+def test_going_on_interrupted_gives_the_same_and_belongs_to_its_weights(tmp_path):
+    start, longer = start_of(run(TOY, tmp_path / "first.pt")), replace(TOY, images=640)
+    whole = run(longer, tmp_path / "whole.pt", start=start)
+    states = train(longer, tmp_path / "part.pt", save_seconds=0, held_out=64, points=10, start=start)
+    next(states), next(states), states.close()
+    resumed = run(longer, tmp_path / "part.pt", start=start)
+    assert same(resumed["ema"].state_dict(), whole["ema"].state_dict())
+    assert resumed["curve"] == whole["curve"]
+    for other in (None, replace(start, sha256="def")):
+        with pytest.raises(ValueError, match=r"part\.pt is the checkpoint of another run"):
+            run(longer, tmp_path / "part.pt", start=other)

