@@ -53,5 +53,5 @@ notebooks: .venv/.stamp
 
 clean:
 	rm -rf .venv .pytest_cache .ruff_cache build dist notebooks/.ipynb_checkpoints
-	rm -rf results/smoke results/pocket results/paper results/bench/notebooks
+	rm -rf results/smoke results/pocket results/paper results/bench/notebooks results/bench/parts
 	find src tests notebooks -name __pycache__ -type d -prune -exec rm -rf {} + 2>/dev/null || true

@@ -152,3 +152,33 @@ def test_a_table_is_written_whole_or_not_at_all(tmp_path, monkeypatch):
 def test_a_table_name_is_a_plain_file_name(name):
     with pytest.raises(ValueError, match="table's name"):
         reproduce.write_table(pd.DataFrame(), name, "smoke")
+
+
+def test_a_part_that_is_finished_is_not_computed_again(tmp_path, monkeypatch):
+    monkeypatch.setenv("PDM_RESULTS", str(tmp_path))
+    calls = []
+
+    def compute(value):
+        calls.append(value)
+        return {"rows": [{"image": "a", "psnr": value}], "kernel": None}
+
+    key = {"name": "deblurring", "seed": 3, "steps": 10}
+    first = reproduce.finished("smoke", key, lambda: compute(1.5))
+    again = reproduce.finished("smoke", dict(reversed(key.items())), lambda: compute(2.5))
+    assert first == again == {"rows": [{"image": "a", "psnr": 1.5}], "kernel": None} and calls == [1.5]
+    assert reproduce.finished("smoke", key | {"steps": 20}, lambda: compute(3.5))["rows"][0]["psnr"] == 3.5
+    for part in (tmp_path / "smoke" / "parts").iterdir():
+        part.write_bytes(part.read_bytes()[:100])  # cut short: it is computed again
+    assert reproduce.finished("smoke", key, lambda: compute(4.5))["rows"][0]["psnr"] == 4.5
+    with pytest.raises(ValueError, match="has no name"):
+        reproduce.finished("smoke", {"seed": 3}, lambda: compute(0))
+
+
+def test_a_part_that_fails_or_dies_leaves_nothing(tmp_path, monkeypatch):
+    monkeypatch.setenv("PDM_RESULTS", str(tmp_path))
+    with pytest.raises(ZeroDivisionError):
+        reproduce.finished("smoke", {"name": "part"}, lambda: 1 / 0)
+    monkeypatch.setattr("os.replace", lambda *paths: (_ for _ in ()).throw(OSError("disk full")))
+    with pytest.raises(OSError, match="disk full"):
+        reproduce.finished("smoke", {"name": "part"}, lambda: 1)
+    assert list((tmp_path / "smoke" / "parts").iterdir()) == []

@@ -29,10 +29,11 @@ ALLOWED = {module: set() for module in sorted(BOTTOM)} | {
     "priors": {"unet", "schedule"},
     "guidance": {"constraints", "schedule"},
     "sampler": {"schedule"},
+    "distributions": {"metrics"},
     "training": {"unet", "schedule", "priors"},
     "recipes": {"unet", "schedule", "priors", "degradations", "datasets", "training"},
-    "experiments": BOTTOM | {"priors", "guidance", "sampler", "training", "recipes"},
-    "figures": BOTTOM | {"priors", "guidance", "sampler", "training", "recipes", "experiments"},
+    "experiments": BOTTOM | {"distributions", "priors", "guidance", "sampler", "training", "recipes"},
+    "figures": BOTTOM | {"distributions", "priors", "guidance", "sampler", "training", "recipes", "experiments"},
     "reproduce": set(),
 }
 

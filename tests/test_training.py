@@ -8,7 +8,7 @@ import torch
 from pdm import training
 from pdm.priors import GaussianMixture, NetworkPrior
 from pdm.schedule import Schedule, Velocity
-from pdm.training import Recipe, Start, denoising_loss, learning_rate, train
+from pdm.training import BANDS, Recipe, Start, band_losses, denoising_loss, learning_rate, train
 from pdm.unet import UNet, UNetConfig
 
 SCHEDULE = Schedule.linear()
@@ -134,6 +134,22 @@ def test_labels_are_dropped_as_often_as_the_recipe_says_and_otherwise_kept(share
     assert dropped.float().mean().item() == pytest.approx(share, abs=4 * (share * (1 - share) / 1600) ** 0.5)
     assert torch.equal(seen[~dropped], truth[~dropped].long())
     assert all(torch.equal(truth.long(), labels) for truth, labels in tested)
+
+
+def test_the_losses_of_the_bands_are_those_of_a_denoiser_that_is_known():
+    """A network that says nothing of a velocity of data with its variance: the noise it means is cos u."""
+    prior = NetworkPrior(UNet(LINE), velocity=Velocity(0.0, 0.5))  # zero-initialised
+    x0 = 0.5 * torch.randn(4000, 1, 8, generator=torch.Generator().manual_seed(1))
+    found = band_losses(prior, x0, seed=2, batch=100)
+    for loss, low, high in zip(found, BANDS, BANDS[1:], strict=False):
+        alpha_bar = SCHEDULE.alpha_bar[low:high]
+        assert loss == pytest.approx((0.25 * alpha_bar / (0.25 * alpha_bar + 1 - alpha_bar)).mean().item(), rel=0.08)
+    assert band_losses(prior, x0[:100], seed=2, bands=(0, 1000), batch=10) == pytest.approx(
+        [band_losses(prior, x0[:100], seed=2, bands=(0, 1000), batch=10)[0]]
+    )
+    for wrong in ({"bands": (0,)}, {"bands": (5, 5)}, {"x0": x0[:0]}):
+        with pytest.raises(ValueError, match="wanted samples, and edges that increase"):
+            band_losses(**{"prior": prior, "x0": x0} | wrong)
 
 
 # ---- stopping and going on ----

@@ -1,7 +1,11 @@
 """Run the notebooks in order, and say where their tables and figures go: `python -m pdm.reproduce --help`."""
 
 import argparse
+import contextlib
+import hashlib
+import json
 import os
+import pickle
 import re
 import sys
 import time
@@ -42,6 +46,32 @@ def write_table(frame, name, scale):
     finally:
         partial.unlink(missing_ok=True)
     return path
+
+
+def finished(scale, key, compute):
+    """Return `compute()`, kept in `results/SCALE/parts` so that an interrupted run does not compute it again.
+
+    `key` is a dict of plain values that says all that the result depends on, "name" among them: a part is taken up
+    where its key is the same. The result is tensors, numbers and strings, in dicts and lists.
+    Raises ValueError for an unknown scale or a key without a name; a file that cannot be read is computed again.
+    """
+    import torch  # here, for the command line below should start at once
+
+    if "name" not in key:
+        raise ValueError(f"the key {key} has no name")
+    text = json.dumps(key, sort_keys=True)
+    path = results_dir(scale) / "parts" / f"{key['name']}-{hashlib.sha256(text.encode()).hexdigest()[:16]}.pt"
+    with contextlib.suppress(FileNotFoundError, RuntimeError, EOFError, pickle.UnpicklingError):
+        return torch.load(path, weights_only=True)
+    result = compute()
+    path.parent.mkdir(exist_ok=True)
+    partial = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        torch.save(result, partial)
+        os.replace(partial, path)
+    finally:
+        partial.unlink(missing_ok=True)
+    return result
 
 
 def select_notebooks(folder, names=()):

@@ -2,20 +2,22 @@
 
 import os
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from copy import deepcopy
 from dataclasses import asdict, dataclass, field
+from itertools import pairwise
 from pathlib import Path
 
 import torch
 from torch import Generator, Tensor
 
-from pdm.priors import best_precision
+from pdm.priors import NetworkPrior, best_precision
 from pdm.schedule import Schedule, Velocity
 from pdm.unet import UNet, UNetConfig
 
-__all__ = ["Batch", "Recipe", "Start", "denoising_loss", "learning_rate", "train"]
+__all__ = ["BANDS", "Batch", "Recipe", "Start", "band_losses", "denoising_loss", "learning_rate", "train"]
 
+BANDS = (0, 25, 75, 150, 250, 400, 550, 750, 1000)  # edges of the bands of time steps that losses are given for
 Batch = tuple[Tensor, Tensor | None]  # x0, B C *S in the model's range; labels, B, or None
 
 
@@ -195,6 +197,31 @@ class _Run:
 
     def _autocast(self) -> torch.autocast:
         return torch.autocast("cpu", self.precision, enabled=self.precision != torch.float32)
+
+
+@torch.no_grad()
+def band_losses(
+    prior: NetworkPrior, x0: Tensor, seed: int = 0, bands: Sequence[int] = BANDS, batch: int = 25
+) -> list[float]:
+    """Mean squared error of the predicted noise in each band of time steps: one value less than `bands` has edges.
+
+    `x0` is N C *S in the prior's range; the prior's label, if it has one, holds for all of it. Every sample is seen
+    once a band, each batch at a time step of its own, evenly spread over the band; sets of equal size meet the same
+    time steps and the same noise, so that their losses differ by what the network knows of them.
+    Raises: ValueError for edges that do not increase, or no samples.
+    """
+    if len(x0) < 1 or len(bands) < 2 or any(high <= low for low, high in pairwise(bands)):
+        raise ValueError(f"{len(x0)} samples and the edges {tuple(bands)}; wanted samples, and edges that increase")
+    schedule, generator, losses = Schedule.linear(), Generator().manual_seed(seed), []
+    for low, high in pairwise(bands):
+        parts, errors = x0.split(batch), []
+        for i, part in enumerate(parts):
+            t = low + int((high - low) * (i + 0.5) / len(parts))
+            noise = torch.randn(part.shape, generator=generator)
+            predicted = prior(schedule.diffuse(part, noise, t), t).noise
+            errors.append((predicted - noise).square().flatten(1).mean(1))
+        losses.append(torch.cat(errors).mean().item())
+    return losses
 
 
 def _noise(x0: Tensor, generator: Generator) -> tuple[Tensor, Tensor]:

@@ -1,0 +1,126 @@
+"""What the notebooks share: steps, residuals, and rows of tables, on tiny random networks."""
+
+import math
+
+import pytest
+import torch
+
+from pdm import experiments
+from pdm.degradations import add_noise, motion_kernels
+from pdm.operators import blur
+from pdm.priors import NetworkPrior
+from pdm.sampler import State
+from pdm.schedule import Schedule
+from pdm.unet import UNet, UNetConfig
+
+
+def tiny(size: int, channels: int, **others) -> NetworkPrior:
+    torch.manual_seed(0)
+    config = {"channel_mult": (1,), "attention_resolution": 0, "num_head_channels": 8, "patch": 4} | others
+    network = UNet(UNetConfig(size, 8, channels, channels, **config))
+    for parameter in network.parameters():
+        torch.nn.init.normal_(parameter, std=0.05)
+    return NetworkPrior(network)
+
+
+@pytest.fixture(scope="module")
+def scene() -> dict:
+    generator = torch.Generator().manual_seed(1)
+    truth = torch.nn.functional.interpolate(torch.rand(2, 3, 8, 8, generator=generator) * 1.6 - 0.8, 32)
+    kernels = motion_kernels(2, 16, 0.5, generator)
+    return {"truth": truth, "kernels": kernels, "priors": (tiny(32, 3), tiny(16, 1))}
+
+
+def state(loss: torch.Tensor, image: torch.Tensor, kernel: torch.Tensor) -> State:
+    return State(0, -1, {}, {}, {"image": image, "kernel": kernel}, loss)
+
+
+def test_a_measurement_is_the_blur_and_a_noise_of_each_ones_seed(scene):
+    both = experiments.measure(scene["truth"], scene["kernels"], [3, 4], sigma=0.1)
+    alone = experiments.measure(scene["truth"][1:], scene["kernels"][1:], [4], sigma=0.1)
+    torch.testing.assert_close(both[1:], alone, rtol=0, atol=1e-6)
+    expected = add_noise(blur(scene["truth"], scene["kernels"])[0], 0.1, torch.Generator().manual_seed(3))
+    torch.testing.assert_close(both[0], expected, rtol=0, atol=1e-6)
+    with pytest.raises(ValueError, match="1 seeds for 2 images"):
+        experiments.measure(scene["truth"], scene["kernels"], [3])
+
+
+def test_step_sizes_add_up_to_the_same_whatever_the_number_of_steps():
+    schedule = Schedule.linear()
+    constant = experiments.step_sizes(250, 0.3, 0.2, constant=True)
+    assert constant == pytest.approx({"image": 1.2, "kernel": 0.8})
+    sums = []
+    for steps in (100, 1000):
+        size = experiments.step_sizes(steps)["image"]
+        values = [float(size(t)) if callable(size) else size for t, _ in schedule.pairs(steps)]
+        assert values == sorted(values)  # sqrt(alpha_bar) grows on the way down
+        sums.append(sum(values))
+    assert sums[0] == pytest.approx(sums[1], rel=0.02)
+
+
+def test_the_residual_of_noise_alone_is_about_one_times_the_noise(scene):
+    measurement = experiments.measure(scene["truth"], scene["kernels"], [3, 4])
+    residual = (measurement - blur(scene["truth"], scene["kernels"])).flatten(1).norm(dim=1)
+    ratio = experiments.residual_ratio(residual, measurement)
+    assert ratio.tolist() == pytest.approx([1, 1], abs=0.06)
+    assert not experiments.has_diverged(ratio).any()
+    assert experiments.has_diverged(torch.tensor([2.9, 3.1, math.nan, math.inf])).tolist() == [False, True, True, True]
+
+
+def test_the_states_kept_are_evenly_spaced_and_the_last_is_among_them():
+    states = [State(t, t - 1, {}, {}, {}) for t in range(99, -1, -1)]
+    kept = experiments.kept(iter(states), 5, 100)
+    assert [s.t for s in kept] == [80, 60, 40, 20, 0]
+    assert experiments.kept(iter(states), 1, 100)[-1].t == 0
+    assert len(list(experiments.progress(iter(states), 100))) == 100
+
+
+def test_blind_estimates_are_the_same_in_a_batch_and_alone(scene):
+    measurement = experiments.measure(scene["truth"], scene["kernels"], [3, 4])
+    *_, both = experiments.blind_dps(measurement, *scene["priors"], [3, 4], 3)
+    *_, alone = experiments.blind_dps(measurement[1:], *scene["priors"], [4], 3)
+    for name in ("image", "kernel"):
+        torch.testing.assert_close(both.theta[name][1:], alone.theta[name], rtol=0, atol=1e-3)
+    assert both.theta["kernel"].sum((1, 2, 3)).tolist() == pytest.approx([1, 1], abs=1e-5)
+    for call in (experiments.blind_dps, experiments.dps_known_kernel):
+        with pytest.raises(ValueError, match=r"wanted \[-1, 1\]"):
+            next(iter(call(100 * measurement, *scene["priors"], [3, 4], 3)))
+
+
+def test_rows_hold_every_metric_and_a_share_of_the_time(scene):
+    truth, kernels = scene["truth"], scene["kernels"]
+    table = experiments.score("perfect", ["a", "b"], 2 * truth - truth, truth, kernels, kernels, seconds=3.0)
+    assert list(table.columns) == ["image", "method", "psnr", "ssim", "lpips", "mnc", "kernel_mse", "seconds"]
+    assert table.psnr.tolist() == [math.inf] * 2 and table.lpips.abs().max() < 1e-6
+    assert table.mnc.tolist() == pytest.approx([1, 1]) and table.seconds.tolist() == [1.5, 1.5]
+    assert experiments.score("image alone", ["a", "b"], truth, truth)[["mnc", "kernel_mse"]].isna().all(axis=None)
+    noise = experiments.SIGMA * math.sqrt(truth[0].numel())
+    last = state(noise * torch.tensor([1.0, 5.0]), truth * 0.9, kernels)
+    found = experiments.summary("blind_dps", last, truth, truth, kernels)
+    assert (found["n"], found["diverged"], found["mnc_median"]) == (2, 1, pytest.approx(1))
+    assert found["residual_ratio"] == pytest.approx(3)
+
+
+@pytest.mark.parametrize("method", experiments.METHODS)
+def test_restoring_gives_a_row_an_image_that_repeats(method, scene):
+    arguments = (["a", "b"], scene["truth"], scene["kernels"], *scene["priors"], [3, 4], 2)
+    found, again = (experiments.restore(method, *arguments) for _ in range(2))
+    assert [row["image"] for row in found["rows"]] == ["a", "b"]
+    assert found["image"].shape == scene["truth"].shape
+    assert torch.equal(found["image"], again["image"])
+    assert (found["kernel"] is None) == (method != "blind_dps")
+    assert math.isnan(found["rows"][0]["residual_ratio"]) == (method == "blurred")
+    assert found["rows"][0]["steps"] == 2 and found["rows"][0]["diverged"] in (False, True)
+    assert method != "blurred" or torch.equal(found["image"], found["measurement"])
+
+
+def test_a_method_that_there_is_not_is_refused(scene):
+    with pytest.raises(ValueError, match="no method is called 'magic'; there are blurred, dps_known_kernel, blind_dps"):
+        experiments.restore("magic", ["a", "b"], scene["truth"], scene["kernels"], *scene["priors"], [3, 4], 2)
+
+
+def test_a_draw_depends_on_its_seed_alone():
+    prior = tiny(32, 3)
+    both, alone = experiments.draw(prior, [5, 6], 3), experiments.draw(prior, [6], 3)
+    torch.testing.assert_close(both[1:], alone, rtol=0, atol=1e-3)
+    assert both.abs().max() <= 1 and (both[0] - both[1]).abs().max() > 0.01
