@@ -38,7 +38,7 @@ lab: .venv/.stamp
 	$(VENV_PYTHON) -m jupyterlab notebooks
 
 notebooks: .venv/.stamp
-	SCALE=pocket $(VENV_PYTHON) -m nbconvert --to notebook --execute --inplace $(sort $(wildcard notebooks/*.ipynb))
+	SCALE=pocket $(VENV_PYTHON) -m nbconvert --to notebook --execute --inplace --coalesce-streams $(sort $(wildcard notebooks/*.ipynb))
 
 # The stamp comes last: without it the environment is unfinished and is made again from nothing;
 # older than pyproject.toml, it is brought up to date in place.

@@ -157,3 +157,32 @@ def test_image_data_come_from_the_real_sets():
     assert set(labels.tolist()) == {0, 1, 2}
     assert x0.abs().max() <= 1
     assert x0.flatten(1).std(1).min() > 0.01
+
+
+def test_image_sets_are_spread_over_their_set_and_never_of_another_split(monkeypatch):
+    wheels = recipes.image_set("wheels", "test", 7)
+    assert wheels.shape == (7, 3, 64, 64)
+    assert torch.equal(wheels[0], datasets.photos().images[0]) and torch.equal(wheels[-1], datasets.photos().images[-1])
+    assert len(recipes.image_set("wheels", "test", 1000)) == 112
+    levels = [torch.full((3, 64, 64), i, dtype=torch.uint8) for i in range(40)]
+    monkeypatch.setattr(datasets, "training_pictures", lambda: levels)
+    crops = ((recipes.image_set("photos", "test", 100)[:, 0, 0, 0] + 1) * 127.5).round()
+    assert set(crops.tolist()) == {0, 16, 32}
+    for arguments, message in (
+        (("dogs", "test", 5), "wanted faces, cats, photos or wheels"),
+        (("wheels", "train", 5), "has no split 'train'"),
+        (("wheels", "all", 5), "split 'all'"),
+        (("wheels", "test", 0), "n 0"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            recipes.image_set(*arguments)
+
+
+def test_weights_are_the_recipes_when_they_have_its_network_and_its_images(tmp_path, monkeypatch):
+    assert not recipes.is_trained("kernel", tmp_path / "out")
+    tiny_kernel_run(tmp_path, monkeypatch)
+    assert not recipes.is_trained("kernel", tmp_path / "out")  # 32 images of the recipe's many
+    monkeypatch.setitem(RECIPES, "kernel", replace(RECIPES["kernel"], images=32))
+    assert recipes.is_trained("kernel", tmp_path / "out")
+    monkeypatch.setitem(RECIPES, "kernel", replace(RECIPES["kernel"], network=RECIPES["image"].network))
+    assert not recipes.is_trained("kernel", tmp_path / "out")

@@ -182,3 +182,11 @@ def test_a_part_that_fails_or_dies_leaves_nothing(tmp_path, monkeypatch):
     with pytest.raises(OSError, match="disk full"):
         reproduce.finished("smoke", {"name": "part"}, lambda: 1)
     assert list((tmp_path / "smoke" / "parts").iterdir()) == []
+
+
+def test_a_shared_table_keeps_the_rows_of_others(tmp_path, monkeypatch):
+    monkeypatch.setenv("PDM_RESULTS", str(tmp_path))
+    old = pd.DataFrame({"prior": ["image", "kernel", "image"], "loss": [1.0, 2.0, 3.0]})
+    reproduce.update_table(old, "priors", "smoke", "prior")
+    path = reproduce.update_table(pd.DataFrame({"prior": ["image"], "loss": [4.0]}), "priors", "smoke", "prior")
+    assert path.read_text() == "prior,loss\nimage,4\nkernel,2\n"

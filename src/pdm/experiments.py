@@ -6,6 +6,7 @@ import sys
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from functools import partial
+from itertools import pairwise
 
 import pandas as pd
 import torch
@@ -20,9 +21,11 @@ from pdm.operators import blur
 from pdm.priors import NetworkPrior, load_prior
 from pdm.sampler import Component, State, sample
 from pdm.schedule import Schedule, ddim_step
+from pdm.training import BANDS, band_losses
 
 __all__ = [
     "METHODS",
+    "band_rows",
     "blind_dps",
     "dps_known_kernel",
     "draw",
@@ -101,6 +104,13 @@ def dps_known_kernel(
     components = {"image": Component(image_prior, tuple(measurement.shape[1:]))}
     scale = {"image": step_sizes(steps)["image"] if scale is None else scale}
     return sample(components, DPS(measurement, partial(blur, kernel=kernel), scale), seeds, steps)
+
+
+def band_rows(name: str, domain: str, split: str, prior: NetworkPrior, x0: Tensor) -> list[dict]:
+    """Rows of the table of losses by noise band, `training.band_losses` of N C *S samples."""
+    losses = band_losses(prior, x0)
+    key = {"prior": name, "domain": domain, "split": split}
+    return [key | {"t_low": a, "t_high": b, "loss": v} for (a, b), v in zip(pairwise(BANDS), losses, strict=True)]
 
 
 def draw(prior: NetworkPrior, seeds: Sequence[int], steps: int = 50) -> Tensor:

@@ -3,10 +3,11 @@
 from collections.abc import Mapping, Sequence
 
 import matplotlib.pyplot as plt
+import pandas as pd
 from matplotlib.figure import Figure
 from torch import Tensor
 
-__all__ = ["grid", "sheet", "strip"]
+__all__ = ["bands", "fields", "grid", "loss_curve", "sheet", "strip"]
 
 DPI = 80
 
@@ -68,4 +69,48 @@ def sheet(pictures: Tensor, columns: int = 16) -> Figure:
         _show(axis, picture)
     figure.subplots_adjust(0, 0, 1, 1, 0.04, 0.04)
     plt.close(figure)  # or a notebook shows it a second time
+    return figure
+
+
+def loss_curve(rows: Sequence[Sequence[float]]) -> Figure:
+    """The curve of a training, as `train` yields it and cards keep it: images seen, training and held-out loss."""
+    figure, axis = plt.subplots(figsize=(5, 3), dpi=DPI)
+    seen, train, held_out = zip(*rows, strict=True)
+    axis.plot(seen, train, color="gray", label="training, network")
+    axis.plot(seen, held_out, color="black", label="held out, averaged network")
+    axis.set(xlabel="images seen", ylabel="loss (velocity)", yscale="log")
+    axis.legend()
+    figure.tight_layout()
+    plt.close(figure)
+    return figure
+
+
+def bands(table: pd.DataFrame) -> Figure:
+    """Losses by noise band, a line a domain and split: columns domain, split, t_low, t_high, loss."""
+    figure, axis = plt.subplots(figsize=(5.5, 3.2), dpi=DPI)
+    styles = {"train": "--", "test": "-"}
+    colors = {domain: f"C{i}" for i, domain in enumerate(table.domain.unique())}
+    for (domain, split), part in table.groupby(["domain", "split"], sort=False):
+        middle = (part.t_low + part.t_high) / 2
+        axis.plot(middle, part.loss, styles[split], color=colors[domain], marker=".", label=f"{domain}, {split}")
+    axis.set(xlabel="time step t", ylabel="mean squared error of the noise", yscale="log")
+    axis.legend(fontsize=7)
+    figure.tight_layout()
+    plt.close(figure)
+    return figure
+
+
+def fields(tilts: Tensor, columns: int = 4, every: int = 4) -> Figure:
+    """Tilt fields N 2 H W in pixels, as arrows, one for `every` pixels, over the length of the displacement."""
+    rows = -(-len(tilts) // columns)
+    figure, axes = plt.subplots(rows, columns, figsize=(2 * columns, 2 * rows), dpi=DPI, squeeze=False)
+    for axis in axes.flat:
+        axis.axis("off")
+    for axis, tilt in zip(axes.flat, tilts.cpu(), strict=False):
+        axis.imshow(tilt.norm(dim=0).numpy(), cmap="Blues", vmin=0, vmax=2.5)
+        size = range(0, tilt.shape[-1], every)
+        across, down = tilt[:, ::every, ::every].numpy()
+        axis.quiver(size, size, across, down, angles="xy", scale_units="xy", scale=1 / every, width=0.006)
+    figure.subplots_adjust(0, 0, 1, 1, 0.04, 0.04)
+    plt.close(figure)
     return figure

@@ -21,7 +21,7 @@ from pdm.schedule import Velocity
 from pdm.training import Batch, Recipe, Start, train
 from pdm.unet import UNetConfig, read_weights
 
-__all__ = ["CHECKPOINTS", "RECIPES", "start_from", "train_prior"]
+__all__ = ["CHECKPOINTS", "RECIPES", "image_set", "is_trained", "start_from", "train_prior"]
 
 CHECKPOINTS = Path(__file__).resolve().parents[2] / "data" / "cache" / "training"
 HELD_OUT = 16  # every sixteenth photograph of photos.zip is held out from training
@@ -40,11 +40,15 @@ def _tilts(n: int, generator: Generator) -> Tensor:
     return tilt_fields(n, 64, generator) / TILT_BOUND
 
 
+def _pictures(split: str) -> list[Tensor]:
+    pictures = datasets.training_pictures()
+    return [p for i, p in enumerate(pictures) if (i % HELD_OUT == 0) == (split == "test")]
+
+
 def _images(split: str) -> Callable[[int, Generator], Batch]:
     """Faces, cats and crops of photographs in equal shares, flipped half the time."""
     faces, cats = (datasets.load(name, split).pixels for name in ("faces", "cats"))
-    pictures = datasets.training_pictures()
-    pictures = [p for i, p in enumerate(pictures) if (i % HELD_OUT == 0) == (split == "test")]
+    pictures = _pictures(split)
 
     def draw(n: int, generator: Generator) -> Batch:
         labels = torch.randint(3, (n,), generator=generator)
@@ -118,6 +122,31 @@ RECIPES = {
         terms="MNIST (LeCun et al. 1998): CC BY-SA 3.0",
     ),
 }
+
+
+def image_set(domain: str, split: str, n: int, seed: int = 0) -> Tensor:
+    """Images to measure the image prior on: N 3 64 64 in [-1, 1], N at most `n`, spread evenly over the set.
+
+    `domain` "faces" or "cats" is the set of that name; "photos" are random crops of the photographs that training
+    saw, or of those held out from it; "wheels" are `datasets.photos()`, which everybody has, for testing alone.
+    Raises: ValueError for another domain or split, datasets.NotAtHand where a set is not on this machine.
+    """
+    if domain not in ("faces", "cats", "photos", "wheels") or split not in ("train", "test") or n < 1:
+        raise ValueError(f"domain {domain!r}, split {split!r}, n {n}; wanted faces, cats, photos or wheels, n >= 1")
+    if domain == "photos":
+        return datasets.random_crops(_pictures(split), n, 64, Generator().manual_seed(seed))
+    if domain == "wheels" and split == "train":
+        raise ValueError("domain 'wheels' has no split 'train'; its photographs are for testing alone")
+    images = datasets.photos().images if domain == "wheels" else datasets.load(domain, split).images
+    return images[torch.linspace(0, len(images) - 1, min(n, len(images))).long()]
+
+
+def is_trained(name: str, folder: str | Path = PRIORS) -> bool:
+    """Whether `folder` holds the weights of a recipe, trained to its end."""
+    if not (Path(folder) / f"{name}.json").is_file():
+        return False
+    card, recipe = prior_card(name, folder), RECIPES[name]
+    return card["network"] == recipe.network.as_dict() and card["images_seen"] >= recipe.images
 
 
 def start_from(name: str, folder: str | Path = PRIORS) -> Start:

@@ -48,6 +48,20 @@ def write_table(frame, name, scale):
     return path
 
 
+def update_table(frame, name, scale, by):
+    """Write `frame` into `results/SCALE/tables/NAME.csv` in place of the rows that have its values of column `by`.
+
+    Rows of other values stay, so that several notebooks share a table. Returns the path; raises as `write_table`.
+    """
+    import pandas as pd  # here, for the command line below should start at once
+
+    path = results_dir(scale) / "tables" / f"{name}.csv"
+    if path.is_file():
+        others = pd.read_csv(path)
+        frame = pd.concat([others[~others[by].isin(frame[by])], frame]).sort_values(by, kind="stable")
+    return write_table(frame, name, scale)
+
+
 def finished(scale, key, compute):
     """Return `compute()`, kept in `results/SCALE/parts` so that an interrupted run does not compute it again.
 
