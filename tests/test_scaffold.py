@@ -35,6 +35,8 @@ ALLOWED = {module: set() for module in sorted(BOTTOM)} | {
     "experiments": BOTTOM | {"distributions", "priors", "guidance", "sampler", "training", "recipes"},
     "figures": BOTTOM | {"distributions", "priors", "guidance", "sampler", "training", "recipes", "experiments"},
     "reproduce": set(),
+    "baselines.__init__": set(),
+    "baselines.pan": set(),
 }
 
 

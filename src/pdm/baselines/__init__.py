@@ -1,0 +1,1 @@
+"""Methods that BlindDPS is compared with, each from its paper."""
