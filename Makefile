@@ -32,12 +32,14 @@ reproduce: .venv/.stamp
 test: .venv/.stamp
 	$(VENV_PYTHON) -m ruff check .
 	$(VENV_PYTHON) -m ruff format --check .
+	rm -rf results/smoke/parts
 	SCALE=smoke $(VENV_PYTHON) -m pytest --nbval-lax --nbval-current-env tests $(sort $(wildcard notebooks/*.ipynb))
 
 lab: .venv/.stamp
 	$(VENV_PYTHON) -m jupyterlab notebooks
 
 notebooks: .venv/.stamp
+	rm -rf results/pocket/parts
 	SCALE=pocket $(VENV_PYTHON) -m nbconvert --to notebook --execute --inplace --coalesce-streams $(sort $(wildcard notebooks/*.ipynb))
 
 # The stamp comes last: without it the environment is unfinished and is made again from nothing;

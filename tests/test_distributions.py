@@ -102,7 +102,10 @@ def test_copies_of_training_images_are_found_mirrored_ones_too():
     copies = torch.cat([train[:10], train[10:20].flip(-1)])
     found = nearest(copies, train, test)
     assert found["share"] == 1 and found["to_train"] < 1e-3 < 0.3 < found["test_to_train"]
+    few = nearest(torch.cat([train[:3], fresh]), train, test)
+    assert few["to_train_1"] < 0.5 * few["test_to_train_1"] and few["to_train"] > 0.9 * few["test_to_train"]
     free = nearest(fresh, train, test)
+    assert free["to_train_1"] == pytest.approx(free["test_to_train_1"], rel=0.1)
     assert free["chance"] == 0.5
     assert free["share"] == pytest.approx(0.5, abs=0.2)
     assert free["to_train"] == pytest.approx(free["test_to_train"], rel=0.1)

@@ -83,9 +83,11 @@ def nearest(samples: Tensor, train: Tensor, test: Tensor) -> dict[str, float]:
     """Whether samples of a prior are copies of what it was trained on, by their nearest images: N C H W each.
 
     Distances are root mean squares over pixels averaged 2 to 1, the less of the image and its mirror image.
-    Returns: `share` of the samples with a training image nearer than any test image; `chance`, that share if samples
-    knew no more of one set than of the other; `to_train`, the median distance of the samples to their nearest
-    training image; `test_to_train`, that of the test images: samples much nearer than these would be copies.
+    Returns: `share` of the samples with a training image nearer than any test image; `chance`, that share if the
+    images of both sets were draws from one distribution of which the prior knew no member; `to_train`, the
+    median distance of the samples to their nearest training image, and `to_train_1`, its first percentile, in
+    which few copies would be seen; `test_to_train` and `test_to_train_1`, those of the test images. Samples that are
+    smoother than images lie nearer to everything.
     Raises: ValueError for sets of unlike shapes or with no image in them.
     """
     sets = {"samples": samples, "train": train, "test": test}
@@ -99,12 +101,14 @@ def nearest(samples: Tensor, train: Tensor, test: Tensor) -> dict[str, float]:
         rows = [torch.cdist(part, pool).amin(1) for part in small[one].flatten(1).split(200)]
         return torch.cat(rows) / pool.shape[1] ** 0.5
 
-    to_train, to_test = least("samples", "train"), least("samples", "test")
+    to_train, to_test, test_to_train = least("samples", "train"), least("samples", "test"), least("test", "train")
     return {
         "share": (to_train < to_test).double().mean().item(),
         "chance": len(train) / (len(train) + len(test)),
         "to_train": to_train.median().item(),
-        "test_to_train": least("test", "train").median().item(),
+        "to_train_1": to_train.quantile(0.01).item(),
+        "test_to_train": test_to_train.median().item(),
+        "test_to_train_1": test_to_train.quantile(0.01).item(),
     }
 
 

@@ -16,10 +16,10 @@ from torch import Generator, Tensor
 
 from pdm import datasets
 from pdm.degradations import TILT_BOUND, random_kernels, tilt_fields, to_model_range
-from pdm.priors import PRIORS, best_precision, prior_card, save_prior
+from pdm.priors import PRIORS, best_precision, load_prior, prior_card, save_prior
 from pdm.schedule import Velocity
 from pdm.training import Batch, Recipe, Start, train
-from pdm.unet import UNetConfig, read_weights
+from pdm.unet import UNetConfig
 
 __all__ = ["CHECKPOINTS", "RECIPES", "image_set", "is_trained", "start_from", "train_prior"]
 
@@ -143,17 +143,17 @@ def image_set(domain: str, split: str, n: int, seed: int = 0) -> Tensor:
 
 def is_trained(name: str, folder: str | Path = PRIORS) -> bool:
     """Whether `folder` holds the weights of a recipe, trained to its end."""
-    if not (Path(folder) / f"{name}.json").is_file():
+    if not all((Path(folder) / f"{name}.{kind}").is_file() for kind in ("json", "safetensors")):
         return False
     card, recipe = prior_card(name, folder), RECIPES[name]
-    return card["network"] == recipe.network.as_dict() and card["images_seen"] >= recipe.images
+    same = card["network"] == recipe.network.as_dict() and card.get("velocity") == asdict(recipe.velocity)
+    return same and card["images_seen"] >= recipe.images
 
 
 def start_from(name: str, folder: str | Path = PRIORS) -> Start:
-    """The weights of a prior that is there, to go on from. Raises: as `prior_card` and `read_weights`."""
-    card = prior_card(name, folder)
-    weights = {k: v.float() for k, v in read_weights(Path(folder) / f"{name}.safetensors").items()}
-    return Start(weights, card["sha256"], card["images_seen"], card["curve"]["rows"])
+    """The weights of a prior that is there, to go on from. Raises: as `load_prior`."""
+    card, network = prior_card(name, folder), load_prior(name, folder=folder).network
+    return Start(network.state_dict(), card["sha256"], card["images_seen"], card["curve"]["rows"])
 
 
 def train_prior(
@@ -201,6 +201,7 @@ def train_prior(
         "runs": [*runs, run | {"torch": torch.__version__}],
     }
     save_prior(name, state["ema"], card, folder)
+    (Path(checkpoints) / f"{name}.pt").unlink()  # another training is to begin anew, or with these weights
 
 
 def main(arguments: list[str] | None = None) -> None:

@@ -66,7 +66,8 @@ def finished(scale, key, compute):
     """Return `compute()`, kept in `results/SCALE/parts` so that an interrupted run does not compute it again.
 
     `key` is a dict of plain values that says all that the result depends on, "name" among them: a part is taken up
-    where its key is the same. The result is tensors, numbers and strings, in dicts and lists.
+    where its key is the same, so that after a change of the code `results/SCALE/parts` is to be removed (`make test`
+    and `make notebooks` do). The result is tensors, numbers and strings, in dicts and lists.
     Raises ValueError for an unknown scale or a key without a name; a file that cannot be read is computed again.
     """
     import torch  # here, for the command line below should start at once
@@ -75,7 +76,7 @@ def finished(scale, key, compute):
         raise ValueError(f"the key {key} has no name")
     text = json.dumps(key, sort_keys=True)
     path = results_dir(scale) / "parts" / f"{key['name']}-{hashlib.sha256(text.encode()).hexdigest()[:16]}.pt"
-    with contextlib.suppress(FileNotFoundError, RuntimeError, EOFError, pickle.UnpicklingError):
+    with contextlib.suppress(FileNotFoundError, RuntimeError, EOFError, KeyError, pickle.UnpicklingError):
         return torch.load(path, weights_only=True)
     result = compute()
     path.parent.mkdir(exist_ok=True)
@@ -86,6 +87,11 @@ def finished(scale, key, compute):
     finally:
         partial.unlink(missing_ok=True)
     return result
+
+
+def digest(tensor):
+    """Return the SHA-256 of a tensor's values, for the key of a part that depends on them."""
+    return hashlib.sha256(tensor.detach().cpu().contiguous().numpy().tobytes()).hexdigest()
 
 
 def select_notebooks(folder, names=()):

@@ -81,12 +81,13 @@ def train(
     points: int = 60,
     start: Start | None = None,
 ) -> Iterator[dict]:
-    """Train by `recipe`, and yield the state whenever a point of the loss curve is there; the last has "ema".
+    """Train by `recipe`, and yield the state whenever a point of the loss curve is there, and at the end.
 
     The state is written to `checkpoint` every `save_seconds` and at the end, beside and then renamed, and taken up
     from there if the file exists. Held-out loss is the averaged network's on `held_out` samples, time steps and noise
     that stay the same. `start` are weights to begin with in place of random ones; `recipe.images` counts theirs too.
-    Yields: dict with `seen`, `curve` (rows of images seen, training loss, held-out loss), `seconds`, `ema` (a UNet).
+    Yields: dict with `seen`, `curve` (rows of images seen, training loss, held-out loss), `seconds`, and `ema`, the
+    averaged network, which goes on changing with the training.
     Raises: ValueError for a checkpoint of another run, or weights of another network.
     """
     if recipe.images < 1 or recipe.batch < 1:
@@ -129,7 +130,8 @@ class _Run:
         self.optimizer = torch.optim.AdamW(network.parameters(), lr=recipe.rate, weight_decay=0.01, fused=True)
         self.generator = Generator().manual_seed(seed + self.first)  # what was seen is not drawn again
         self.recipe, self.schedule, self.precision = recipe, Schedule.linear(), best_precision()
-        self.made_with = {"network": recipe.network.as_dict(), "velocity": asdict(recipe.velocity), "seed": seed}
+        self.made_with = {name: getattr(recipe, name) for name in ("batch", "rate", "ema", "drop_label")}
+        self.made_with |= {"network": recipe.network.as_dict(), "velocity": asdict(recipe.velocity), "seed": seed}
         self.made_with |= {"start": None if start is None else start.sha256}
         curve = [] if start is None else [list(row) for row in start.curve]
         self.record = {"seen": self.first, "curve": curve, "losses": [], "seconds": 0.0}
@@ -145,6 +147,10 @@ class _Run:
         if kept.get("made_with") != self.made_with:
             raise ValueError(
                 f"{checkpoint} is the checkpoint of another run, {kept.get('made_with')}; wanted {self.made_with}"
+            )
+        if kept["seen"] > self.recipe.images:
+            raise ValueError(
+                f"{checkpoint} has seen {kept['seen']} images already; wanted {self.recipe.images} or less"
             )
         for name in ("network", "ema", "optimizer"):
             getattr(self, name).load_state_dict(kept[name])
@@ -201,18 +207,19 @@ class _Run:
 
 @torch.no_grad()
 def band_losses(
-    prior: NetworkPrior, x0: Tensor, seed: int = 0, bands: Sequence[int] = BANDS, batch: int = 25
+    prior: NetworkPrior, x0: Tensor, seed: int = 0, bands: Sequence[int] = BANDS, batch: int | None = None
 ) -> list[float]:
     """Mean squared error of the predicted noise in each band of time steps: one value less than `bands` has edges.
 
     `x0` is N C *S in the prior's range; the prior's label, if it has one, holds for all of it. Every sample is seen
-    once a band, each batch at a time step of its own, evenly spread over the band; sets of equal size meet the same
-    time steps and the same noise, so that their losses differ by what the network knows of them.
+    once a band, each batch (of 25, or an eighth of them) at a time step of its own, evenly spread over the band. Sets
+    of equal size meet the same time steps and the same noise: their losses differ by what the network knows of them.
     Raises: ValueError for edges that do not increase, or no samples.
     """
     if len(x0) < 1 or len(bands) < 2 or any(high <= low for low, high in pairwise(bands)):
         raise ValueError(f"{len(x0)} samples and the edges {tuple(bands)}; wanted samples, and edges that increase")
     schedule, generator, losses = Schedule.linear(), Generator().manual_seed(seed), []
+    batch = batch or min(25, max(1, len(x0) // 8))
     for low, high in pairwise(bands):
         parts, errors = x0.split(batch), []
         for i, part in enumerate(parts):
