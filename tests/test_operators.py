@@ -1,12 +1,16 @@
 """Convolution against scipy and torch, its origin by deltas, and the properties of a linear operator."""
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
+from safetensors.torch import load_file
+from scipy.ndimage import map_coordinates
 from scipy.signal import convolve2d
 
-from pdm.operators import BOUNDARIES, blur, correlate
+from pdm.operators import BOUNDARIES, blur, correlate, turbulence, warp
 
 SIZES = [(3, 3), (4, 4), (1, 1), (5, 2), (2, 5), (9, 11)]  # odd, even, neither square; the last as large as the image
 
@@ -161,3 +165,90 @@ def test_blur_says_what_is_wrong():
     ]:
         with pytest.raises(ValueError, match=message):
             blur(*wrong)
+
+
+# ---- warp and turbulence ----
+
+WARPS = ("zero", "circular", "reflect")
+
+
+def test_warp_with_zeros_beyond_the_frame_is_the_authors():
+    given = load_file(Path(__file__).parent / "data" / "adm" / "release_tilt.safetensors")
+    kept = {name: value.clone() for name, value in given.items()}
+    torch.testing.assert_close(warp(given["image"], given["tilt"], "zero"), given["warped"], atol=1e-4, rtol=0)
+    torch.testing.assert_close(warp(given["image"], given["tilt"], "zero"), given["warped"], atol=1e-4, rtol=0)
+    assert all(torch.equal(given[name], kept[name]) for name in given)  # nothing was written to its arguments
+
+
+@pytest.mark.parametrize("boundary", WARPS)
+def test_warp_agrees_with_scipy(boundary):
+    image, tilt = normal(2, 3, 9, 12), 3 * normal(2, 2, 9, 12, seed=1)
+    rows, columns = np.mgrid[:9, :12]
+    found = warp(image, tilt, boundary)
+    mode = {"zero": "grid-constant", "circular": "grid-wrap", "reflect": "mirror"}[boundary]
+    for b in range(2):
+        places = [rows + tilt[b, 1].numpy(), columns + tilt[b, 0].numpy()]
+        for c in range(3):
+            expected = map_coordinates(image[b, c].numpy(), places, order=1, mode=mode)
+            np.testing.assert_allclose(found[b, c].numpy(), expected, atol=1e-9)
+
+
+@pytest.mark.parametrize("boundary", WARPS)
+def test_no_tilt_is_the_identity_and_a_whole_pixel_a_shift(boundary):
+    image, tilt = normal(1, 2, 6, 7), torch.zeros(1, 2, 6, 7, dtype=torch.float64)
+    torch.testing.assert_close(warp(image, tilt, boundary), image)
+    tilt[:, 0], tilt[:, 1] = 2, -1
+    expected = image.roll((1, -2), (2, 3))  # row + (-1), column + 2
+    inner = (..., slice(1, None), slice(None, -2))
+    torch.testing.assert_close(warp(image, tilt, boundary)[inner], expected[inner])
+    if boundary == "circular":
+        torch.testing.assert_close(warp(image, tilt, boundary), expected)
+
+
+def test_one_tilt_serves_a_batch_and_a_batch_is_its_members():
+    image, tilt = normal(3, 1, 6, 6), normal(3, 2, 6, 6, seed=1)
+    torch.testing.assert_close(warp(image, tilt[:1]), warp(image, tilt[:1].expand(3, -1, -1, -1)))
+    torch.testing.assert_close(warp(image, tilt)[1:2], warp(image[1:2], tilt[1:2]))
+
+
+def test_turbulence_is_blur_after_warp():
+    image, kernel, tilt = normal(2, 3, 8, 8), normal(2, 1, 3, 3, seed=1), normal(2, 2, 8, 8, seed=2)
+    nothing = torch.zeros_like(tilt)
+    torch.testing.assert_close(turbulence(image, kernel, nothing), blur(image, kernel))
+    torch.testing.assert_close(turbulence(image, delta(3, 3, 1, 1), tilt), warp(image, tilt))
+    torch.testing.assert_close(turbulence(image, kernel, tilt, "zero"), blur(warp(image, tilt, "zero"), kernel, "zero"))
+
+
+@pytest.mark.parametrize("boundary", WARPS)
+def test_gradients_of_turbulence_agree_with_finite_differences(boundary):
+    image, kernel = normal(1, 1, 5, 6), normal(1, 1, 3, 3, seed=1)
+    tilt = 0.3 + 0.1 * normal(1, 2, 5, 6, seed=2)  # inside a pixel, where bilinear interpolation is smooth
+    arguments = [v.requires_grad_() for v in (image, kernel, tilt)]
+    assert torch.autograd.gradcheck(lambda x, k, t: turbulence(x, k, t, boundary), arguments)
+
+
+@pytest.mark.parametrize(
+    ("image", "tilt", "boundary", "message"),
+    [
+        (
+            torch.zeros(1, 3, 4, 4),
+            torch.zeros(1, 2, 4, 5),
+            "zero",
+            r"tilt has the shape \(1, 2, 4, 5\); wanted 1 2 4 4",
+        ),
+        (torch.zeros(2, 3, 4, 4), torch.zeros(3, 2, 4, 4), "zero", "wanted 2 2 4 4, one per image"),
+        (torch.zeros(1, 3, 4, 4), torch.zeros(1, 1, 4, 4), "zero", "wanted 1 2 4 4"),
+        (torch.zeros(1, 3, 4, 4), torch.zeros(1, 2, 4, 4).double(), "zero", "tilt is torch.float64"),
+        (torch.zeros(3, 4, 4), torch.zeros(1, 2, 4, 4), "zero", "wanted floating point, B C H W"),
+        (torch.zeros(1, 3, 1, 4), torch.zeros(1, 2, 1, 4), "zero", "H W > 1"),
+        (
+            torch.zeros(1, 3, 4, 4),
+            torch.zeros(1, 2, 4, 4),
+            "valid",
+            "boundary is 'valid'; wanted one of zero, circular",
+        ),
+    ],
+)
+def test_warp_says_what_is_wrong(image, tilt, boundary, message):
+    with pytest.raises(ValueError, match=message):
+        warp(image, tilt, boundary)

@@ -8,7 +8,7 @@ import torch.nn.functional as F
 from scipy.fft import next_fast_len
 from torch import Tensor
 
-__all__ = ["BOUNDARIES", "blur", "correlate"]
+__all__ = ["BOUNDARIES", "blur", "correlate", "turbulence", "warp"]
 
 BOUNDARIES = ("zero", "circular", "reflect", "valid")
 
@@ -40,6 +40,46 @@ def correlate(image: Tensor, kernel: Tensor, boundary: str = "zero") -> Tensor:
     With an even kernel this is torch's padding="same", the origin being the pixel (h - 1) // 2 of the kernel as given.
     """
     return blur(image, kernel.flip(-2, -1), boundary)
+
+
+def warp(image: Tensor, tilt: Tensor, boundary: str = "reflect") -> Tensor:
+    """Displace each pixel's view: y[row, column] = image[row + tilt_1, column + tilt_0], bilinear between pixels.
+
+    `boundary`, for views that leave the image, is "zero", "circular" or "reflect" as in `blur`; there is no "valid",
+    for what a tilt leaves out depends on the tilt. With "zero" it is the authors' warp. No argument is written to.
+
+    Args: `image` B C H W; `tilt` B 2 H W, or 1 2 H W for all, in pixels; channel 0 along columns, 1 along rows.
+    Returns: B C H W. Raises: ValueError for other shapes or dtypes, a side of 1 pixel, or an unknown boundary.
+    """
+    if image.dim() != 4 or not image.is_floating_point() or min(image.shape[2:]) < 2:
+        raise ValueError(
+            f"image is {image.dtype} of shape {tuple(image.shape)}; wanted floating point, B C H W, H W > 1"
+        )
+    height, width = image.shape[2:]
+    if tilt.dim() != 4 or tilt.shape[1:] != (2, height, width) or tilt.shape[0] not in (1, len(image)):
+        raise ValueError(
+            f"tilt has the shape {tuple(tilt.shape)}; wanted {len(image)} 2 {height} {width}, one per image"
+        )
+    if tilt.dtype != image.dtype:
+        raise ValueError(f"tilt is {tilt.dtype}; wanted the image's dtype, {image.dtype}")
+    if boundary not in BOUNDARIES[:3]:
+        raise ValueError(f"boundary is {boundary!r}; wanted one of {', '.join(BOUNDARIES[:3])}")
+    column = torch.arange(width, dtype=tilt.dtype, device=tilt.device) + tilt[:, 0]  # B H W
+    row = torch.arange(height, dtype=tilt.dtype, device=tilt.device)[:, None] + tilt[:, 1]
+    if boundary == "circular":
+        image, column, row = F.pad(image, (0, 1, 0, 1), "circular"), column % width, row % height
+    sides = zip((column, row), (image.shape[3] - 1, image.shape[2] - 1), strict=True)
+    grid = torch.stack([2 * place / last - 1 for place, last in sides], dim=-1)  # torch counts from -1 to 1
+    padding = "reflection" if boundary == "reflect" else "zeros"
+    return F.grid_sample(image, grid.expand(len(image), -1, -1, -1), "bilinear", padding, align_corners=True)
+
+
+def turbulence(image: Tensor, kernel: Tensor, tilt: Tensor, boundary: str = "reflect") -> Tensor:
+    """What is seen through turbulent air: `blur` by the kernel of the image after its `warp` by the tilt.
+
+    Args, result and errors: theirs. Source: the forward model of Algorithm 2.
+    """
+    return blur(warp(image, tilt, boundary), kernel, boundary)
 
 
 def _convolve_fft(image: Tensor, kernel: Tensor) -> Tensor:
