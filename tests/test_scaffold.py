@@ -30,6 +30,7 @@ ALLOWED = {module: set() for module in sorted(BOTTOM)} | {
     "guidance": {"constraints", "schedule"},
     "sampler": {"schedule"},
     "distributions": {"metrics"},
+    "exact": {"priors"},
     "training": {"unet", "schedule", "priors"},
     "recipes": {"unet", "schedule", "priors", "degradations", "datasets", "training"},
     "experiments": BOTTOM | {"distributions", "priors", "guidance", "sampler", "training", "recipes"},

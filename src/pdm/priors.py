@@ -1,4 +1,4 @@
-"""Priors: whatever predicts the noise in x_t. Networks with their committed weights, and a mixture known exactly."""
+"""Priors: whatever predicts the noise in x_t. Networks with their committed weights, and priors known exactly."""
 
 import hashlib
 import json
@@ -18,6 +18,7 @@ from pdm.unet import UNet, UNetConfig, load_adm
 
 __all__ = [
     "PRIORS",
+    "EmpiricalPrior",
     "GaussianMixture",
     "NetworkPrior",
     "Prediction",
@@ -127,14 +128,7 @@ class GaussianMixture:
     std: float
 
     def __post_init__(self):
-        if (
-            self.weights.shape != self.means.shape[:1]
-            or not (self.weights >= 0).all()
-            or abs(self.weights.sum() - 1) > 1e-6
-        ):
-            raise ValueError(f"weights {self.weights.tolist()}; wanted {len(self.means)}, nonnegative, of sum 1")
-        if not self.means.isfinite().all():
-            raise ValueError("a mean holds NaN or infinite values; wanted finite ones")
+        _check_weights(self.weights, self.means)
         if not (math.isfinite(self.std) and self.std > 0):
             raise ValueError(f"std is {self.std}; wanted it above 0")
 
@@ -149,6 +143,45 @@ class GaussianMixture:
         log = self.weights.log() - (pull**2).flatten(2).sum(2) / (2 * variance.reshape(-1, 1))  # B K
         share = log.softmax(1).reshape(*log.shape, *[1] * (x.dim() - 1))
         return Prediction(-(1 - alpha_bar).sqrt() * (share * pull).sum(1) / variance)
+
+
+@dataclass(frozen=True, eq=False)
+class EmpiricalPrior:
+    """Finitely many signals with their probabilities, diffused by `schedule`: a prior that knows nothing else.
+
+    `points` is K *S, `weights` K (sum 1). At time t it is a mixture of N(sqrt(alpha_bar) point, 1 - alpha_bar), so that
+    E[x0 | x_t] is the points' mean, each weighted by its posterior. Raises: ValueError for weights that are none.
+    """
+
+    schedule: Schedule
+    points: Tensor
+    weights: Tensor
+
+    def __post_init__(self):
+        _check_weights(self.weights, self.points)
+
+    def posterior(self, x: Tensor, t: int) -> Tensor:
+        """p(point | x_t), by Bayes: B K."""
+        if x.shape[1:] != self.points.shape[1:]:
+            raise ValueError(f"samples have the shape {tuple(x.shape[1:])}; wanted {tuple(self.points.shape[1:])}")
+        alpha_bar = self.schedule.alpha_bar_at(t, x).to(x.dtype)
+        pull = alpha_bar.sqrt() * self.points[None] - x[:, None]  # B K *S
+        return (self.weights.log() - pull.square().flatten(2).sum(2) / (2 * (1 - alpha_bar.reshape(-1, 1)))).softmax(1)
+
+    def mean(self, x: Tensor, t: int) -> Tensor:
+        """E[x0 | x_t]: B *S."""
+        return torch.tensordot(self.posterior(x, t), self.points, dims=1)
+
+    def __call__(self, x: Tensor, t: int) -> Prediction:
+        alpha_bar = self.schedule.alpha_bar_at(t, x).to(x.dtype)
+        return Prediction((x - alpha_bar.sqrt() * self.mean(x, t)) / (1 - alpha_bar).sqrt())
+
+
+def _check_weights(weights: Tensor, points: Tensor) -> None:
+    if weights.shape != points.shape[:1] or not (weights >= 0).all() or abs(weights.sum() - 1) > 1e-6:
+        raise ValueError(f"weights {weights.tolist()}; wanted {len(points)}, nonnegative, of sum 1")
+    if not points.isfinite().all():
+        raise ValueError("a mean holds NaN or infinite values; wanted finite ones")
 
 
 def save_prior(name: str, network: UNet, card: dict, folder: str | Path = PRIORS) -> Path:

@@ -1,0 +1,122 @@
+"""Finite sums against brute force, and Bayes' rule by drawing."""
+
+import math
+from itertools import product
+
+import pytest
+import torch
+
+from pdm import exact
+from pdm.priors import EmpiricalPrior, GaussianMixture
+from pdm.schedule import Schedule
+
+SCHEDULE = Schedule.linear()
+SIGMA = 0.3
+
+
+def normal(*shape: int, seed: int = 0) -> torch.Tensor:
+    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
+
+
+def circular(image: torch.Tensor, kernel: torch.Tensor) -> torch.Tensor:
+    """Circular convolution of lines: B n and B n."""
+    return torch.fft.irfft(torch.fft.rfft(image) * torch.fft.rfft(kernel), n=image.shape[-1])
+
+
+@pytest.fixture
+def scene() -> dict:
+    weights = torch.tensor([0.5, 0.2, 0.3], dtype=torch.float64), torch.tensor([0.25, 0.75], dtype=torch.float64)
+    images = EmpiricalPrior(SCHEDULE, normal(3, 6), weights[0])
+    kernels = EmpiricalPrior(SCHEDULE, normal(2, 6, seed=1).softmax(1), weights[1])
+    return {"images": images, "kernels": kernels, "y": normal(6, seed=2)}
+
+
+def density(y: torch.Tensor, mean: torch.Tensor, variance: float) -> float:
+    """A Gaussian's density, pixel by pixel."""
+    value = 1.0
+    for a, b in zip(y.tolist(), mean.tolist(), strict=True):
+        value *= math.exp(-((a - b) ** 2) / (2 * variance)) / math.sqrt(2 * math.pi * variance)
+    return value
+
+
+def by_bayes(prior: EmpiricalPrior, x: torch.Tensor, t: int) -> list[float]:
+    alpha_bar = SCHEDULE.alpha_bar[t].item()
+    pairs = zip(prior.points, prior.weights.tolist(), strict=True)
+    terms = [w * density(x, math.sqrt(alpha_bar) * p, 1 - alpha_bar) for p, w in pairs]
+    return [term / sum(terms) for term in terms]
+
+
+@pytest.mark.parametrize("t", [50, 400, 900])
+def test_an_empirical_prior_is_a_mixture_of_points_with_no_width(t, scene):
+    prior, x = scene["images"], 0.7 * normal(4, 6, seed=3)
+    for i in range(4):
+        assert prior.posterior(x, t)[i].tolist() == pytest.approx(by_bayes(prior, x[i], t))
+    narrow = GaussianMixture(SCHEDULE, prior.points, prior.weights, 1e-6)
+    torch.testing.assert_close(prior(x, t).noise, narrow(x, t).noise)
+    torch.testing.assert_close(SCHEDULE.tweedie(x, prior(x, t).noise, t), prior.mean(x, t))
+
+
+def test_the_likelihood_is_the_sum_over_all_pairs(scene):
+    images, kernels, y, t = scene["images"], scene["kernels"], scene["y"], 500
+    x, k = normal(2, 6, seed=3), normal(2, 6, seed=4)
+    table = exact.measurements(images.points, kernels.points, circular)
+    assert table.shape == (3, 2, 6)
+    found = exact.log_likelihood(y, x, k, t, images, kernels, table, SIGMA).exp()
+    for b in range(2):
+        shares = by_bayes(images, x[b], t), by_bayes(kernels, k[b], t)
+        expected = 0.0
+        for i, j in product(range(3), range(2)):
+            seen = circular(images.points[i : i + 1], kernels.points[j : j + 1])[0]
+            expected += shares[0][i] * shares[1][j] * density(y, seen, SIGMA**2)
+        assert found[b].item() == pytest.approx(expected)
+    near = exact.log_likelihood_at_means(y, x, k, t, images, kernels, circular, SIGMA).exp()
+    means = [
+        sum(w * p for w, p in zip(by_bayes(v, at, t), v.points, strict=True))
+        for v, at in ((images, x[0]), (kernels, k[0]))
+    ]
+    seen = circular(means[0][None], means[1][None])[0]
+    assert near[0].item() == pytest.approx(density(y, seen, SIGMA**2))
+
+
+def test_the_joint_posterior_is_what_draws_that_gave_y_are(scene):
+    images, kernels = scene["images"], scene["kernels"]
+    table = exact.measurements(images.points, kernels.points, circular)
+    y = table[0, 1] + 0.1
+    found = exact.joint_posterior(y, images, kernels, table, sigma=0.5)
+    terms = torch.tensor(
+        [
+            [wi * wj * density(y, table[i, j], 0.25) for j, wj in enumerate(kernels.weights.tolist())]
+            for i, wi in enumerate(images.weights.tolist())
+        ]
+    )
+    torch.testing.assert_close(found, (terms / terms.sum()).double())
+    assert found.sum().item() == pytest.approx(1)
+
+
+def test_near_the_clean_signal_the_approximation_is_exact_and_the_bound_is_nothing(scene):
+    images, kernels, y = scene["images"], scene["kernels"], scene["y"]
+    x, k = images.points[1:2], kernels.points[:1]
+    table = exact.measurements(images.points, kernels.points, circular)
+    one = exact.log_likelihood(y, x, k, 0, images, kernels, table, SIGMA)
+    other = exact.log_likelihood_at_means(y, x, k, 0, images, kernels, circular, SIGMA)
+    torch.testing.assert_close(one, other)
+
+    def norm(signals):
+        return torch.fft.rfft(signals).abs().amax(1)
+
+    matrix = torch.stack([circular(row[None], kernels.points[:1])[0] for row in torch.eye(6, dtype=torch.float64)])
+    assert norm(kernels.points[:1]).item() == pytest.approx(torch.linalg.matrix_norm(matrix, 2).item())
+    bounds = [exact.jensen_bound(x, k, t, images, kernels, norm, 6, SIGMA).item() for t in (0, 300, 900)]
+    assert bounds[0] == pytest.approx(0, abs=1e-12) and bounds[1] < bounds[2]
+    gap = (
+        exact.log_likelihood(y, x, k, 900, images, kernels, table, 2.0).exp()
+        - exact.log_likelihood_at_means(y, x, k, 900, images, kernels, circular, 2.0).exp()
+    ).abs()
+    assert gap.item() <= exact.jensen_bound(x, k, 900, images, kernels, norm, 6, 2.0).item()
+
+
+def test_what_is_no_prior_is_refused(scene):
+    with pytest.raises(ValueError, match="of sum 1"):
+        EmpiricalPrior(SCHEDULE, normal(2, 6), torch.tensor([0.5, 0.6]))
+    with pytest.raises(ValueError, match=r"samples have the shape \(5,\); wanted \(6,\)"):
+        scene["images"](normal(2, 5), 10)
