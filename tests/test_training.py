@@ -150,6 +150,23 @@ def test_the_losses_of_the_bands_are_those_of_a_denoiser_that_is_known():
             band_losses(**{"prior": prior, "x0": x0} | wrong)
 
 
+@pytest.mark.parametrize("power", [1.0, 2.0])
+def test_time_steps_lie_as_the_recipe_says(power, tmp_path, monkeypatch):
+    seen, loss = [], training.denoising_loss
+
+    def watch(network, schedule, velocity, x0, labels, t, noise):
+        if torch.is_grad_enabled():
+            seen.append(t)
+        return loss(network, schedule, velocity, x0, labels, t, noise)
+
+    monkeypatch.setattr(training, "denoising_loss", watch)
+    run(replace(TOY, images=6400, batch=128, time_power=power), tmp_path / "toy.pt", points=1)
+    t = torch.cat(seen)
+    assert t.min() >= 0 and t.max() <= 999
+    for quantile in (0.1, 0.5, 0.9):
+        assert t.double().quantile(quantile).item() == pytest.approx(1000 * quantile**power, abs=30)
+
+
 # ---- stopping and going on ----
 
 
@@ -225,7 +242,9 @@ def test_a_checkpoint_of_another_network_is_refused(change, tmp_path):
     assert (tmp_path / "toy.pt").read_bytes() == before
 
 
-@pytest.mark.parametrize("change", [{"batch": 16}, {"rate": 1e-3}, {"ema": 0.9}, {"drop_label": 0.5}])
+@pytest.mark.parametrize(
+    "change", [{"batch": 16}, {"rate": 1e-3}, {"ema": 0.9}, {"time_power": 2.0}, {"drop_label": 0.5}]
+)
 def test_a_checkpoint_of_another_recipe_is_refused(change, tmp_path):
     run(TOY, tmp_path / "toy.pt")
     with pytest.raises(ValueError, match=r"toy\.pt is the checkpoint of another run"):

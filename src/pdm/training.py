@@ -27,6 +27,7 @@ class Recipe:
 
     `data(split)` returns a function that draws a batch: (n, generator) -> (x0, labels), with split "train" or "test".
     `labels` are the class names, the last of which, "any", takes the place of a true one `drop_label` of the time.
+    Time steps are 1000 u^`time_power`, u uniform: above 1, more of them where there is little noise.
     """
 
     network: UNetConfig
@@ -36,6 +37,7 @@ class Recipe:
     batch: int = 32
     rate: float = 4e-4
     ema: float = 0.9995
+    time_power: float = 1.0
     labels: tuple[str, ...] = ()
     drop_label: float = 0.15
     sets: str = ""
@@ -84,8 +86,9 @@ def train(
     """Train by `recipe`, and yield the state whenever a point of the loss curve is there, and at the end.
 
     The state is written to `checkpoint` every `save_seconds` and at the end, beside and then renamed, and taken up
-    from there if the file exists. Held-out loss is the averaged network's on `held_out` samples, time steps and noise
-    that stay the same. `start` are weights to begin with in place of random ones; `recipe.images` counts theirs too.
+    from there if the file exists. Held-out loss is the averaged network's on `held_out` samples, uniform time steps
+    and noise that stay the same; training loss is over the recipe's time steps. `start` are weights to begin with in
+    place of random ones; `recipe.images` counts theirs too.
     Yields: dict with `seen`, `curve` (rows of images seen, training loss, held-out loss), `seconds`, and `ema`, the
     averaged network, which goes on changing with the training.
     Raises: ValueError for a checkpoint of another run, or weights of another network.
@@ -130,7 +133,7 @@ class _Run:
         self.optimizer = torch.optim.AdamW(network.parameters(), lr=recipe.rate, weight_decay=0.01, fused=True)
         self.generator = Generator().manual_seed(seed + self.first)  # what was seen is not drawn again
         self.recipe, self.schedule, self.precision = recipe, Schedule.linear(), best_precision()
-        self.made_with = {name: getattr(recipe, name) for name in ("batch", "rate", "ema", "drop_label")}
+        self.made_with = {name: getattr(recipe, name) for name in ("batch", "rate", "ema", "time_power", "drop_label")}
         self.made_with |= {"network": recipe.network.as_dict(), "velocity": asdict(recipe.velocity), "seed": seed}
         self.made_with |= {"start": None if start is None else start.sha256}
         curve = [] if start is None else [list(row) for row in start.curve]
@@ -174,7 +177,7 @@ class _Run:
         if labels is not None:
             dropped = torch.rand(len(labels), generator=self.generator) < recipe.drop_label
             labels = torch.where(dropped, len(recipe.labels) - 1, labels)
-        t, noise = _noise(x0, self.generator)
+        t, noise = _noise(x0, self.generator, recipe.time_power)
         x0, noise = (v.contiguous(memory_format=self.layout) for v in (x0, noise))
         with self._autocast():
             loss = denoising_loss(self.network, self.schedule, recipe.velocity, x0, labels, t, noise).mean()
@@ -231,6 +234,6 @@ def band_losses(
     return losses
 
 
-def _noise(x0: Tensor, generator: Generator) -> tuple[Tensor, Tensor]:
-    t = torch.randint(1000, (len(x0),), generator=generator)
+def _noise(x0: Tensor, generator: Generator, power: float = 1.0) -> tuple[Tensor, Tensor]:
+    t = (1000 * torch.rand(len(x0), generator=generator, dtype=torch.float64) ** power).long()
     return t, torch.randn(x0.shape, generator=generator)
