@@ -31,6 +31,11 @@ def scene() -> dict:
     return {"images": images, "kernels": kernels, "y": normal(6, seed=2)}
 
 
+def at_means(y, x, k, t, images, kernels, sigma) -> torch.Tensor:
+    """What Theorem 1 puts in place of the sum."""
+    return exact.log_gaussian(y, circular(images.mean(x, t), kernels.mean(k, t)), sigma)
+
+
 def density(y: torch.Tensor, mean: torch.Tensor, variance: float) -> float:
     """A Gaussian's density, pixel by pixel."""
     value = 1.0
@@ -69,7 +74,7 @@ def test_the_likelihood_is_the_sum_over_all_pairs(scene):
             seen = circular(images.points[i : i + 1], kernels.points[j : j + 1])[0]
             expected += shares[0][i] * shares[1][j] * density(y, seen, SIGMA**2)
         assert found[b].item() == pytest.approx(expected)
-    near = exact.log_likelihood_at_means(y, x, k, t, images, kernels, circular, SIGMA).exp()
+    near = at_means(y, x, k, t, images, kernels, SIGMA).exp()
     means = [
         sum(w * p for w, p in zip(by_bayes(v, at, t), v.points, strict=True))
         for v, at in ((images, x[0]), (kernels, k[0]))
@@ -98,7 +103,7 @@ def test_near_the_clean_signal_the_approximation_is_exact_and_the_bound_is_nothi
     x, k = images.points[1:2], kernels.points[:1]
     table = exact.measurements(images.points, kernels.points, circular)
     one = exact.log_likelihood(y, x, k, 0, images, kernels, table, SIGMA)
-    other = exact.log_likelihood_at_means(y, x, k, 0, images, kernels, circular, SIGMA)
+    other = at_means(y, x, k, 0, images, kernels, SIGMA)
     torch.testing.assert_close(one, other)
 
     def norm(signals):
@@ -110,9 +115,18 @@ def test_near_the_clean_signal_the_approximation_is_exact_and_the_bound_is_nothi
     assert bounds[0] == pytest.approx(0, abs=1e-12) and bounds[1] < bounds[2]
     gap = (
         exact.log_likelihood(y, x, k, 900, images, kernels, table, 2.0).exp()
-        - exact.log_likelihood_at_means(y, x, k, 900, images, kernels, circular, 2.0).exp()
+        - at_means(y, x, k, 900, images, kernels, 2.0).exp()
     ).abs()
     assert gap.item() <= exact.jensen_bound(x, k, 900, images, kernels, norm, 6, 2.0).item()
+
+
+def test_gradients_are_finite_where_a_posterior_underflows(scene):
+    images, kernels = scene["images"], scene["kernels"]
+    table = exact.measurements(images.points, kernels.points, circular)
+    x, k = (v[:1].clone().requires_grad_() for v in (images.points, kernels.points))
+    assert images.posterior(x, 0).min() == 0 and images.log_posterior(x, 0).isfinite().all()
+    value = exact.log_likelihood(scene["y"], x, k, 0, images, kernels, table, SIGMA)
+    assert all(g.isfinite().all() for g in torch.autograd.grad(value.sum(), (x, k)))
 
 
 def test_what_is_no_prior_is_refused(scene):

@@ -12,14 +12,7 @@ from torch import Tensor
 
 from pdm.priors import EmpiricalPrior
 
-__all__ = [
-    "jensen_bound",
-    "joint_posterior",
-    "log_gaussian",
-    "log_likelihood",
-    "log_likelihood_at_means",
-    "measurements",
-]
+__all__ = ["jensen_bound", "joint_posterior", "log_gaussian", "log_likelihood", "measurements"]
 
 Operator = Callable[[Tensor, Tensor], Tensor]
 """operator(image, kernel): B *S and B *K to B *Y"""
@@ -51,23 +44,10 @@ def log_likelihood(
     """log p(y | x_t, k_t), exactly: y *Y, x_t B *S, k_t B *K, and `table` as `measurements` gives it: B.
 
     That the sum is over all pairs, weighted by the product of two posteriors, is the independence of the components.
+    Theorem 1 puts log_gaussian(y, operator(images.mean(x, t), kernels.mean(k, t)), sigma) in its place.
     """
-    shares = images.posterior(x, t).log()[:, :, None] + kernels.posterior(k, t).log()[:, None]  # B I J
+    shares = images.log_posterior(x, t)[:, :, None] + kernels.log_posterior(k, t)[:, None]  # B I J
     return (shares + log_gaussian(y, table, sigma)).flatten(1).logsumexp(1)
-
-
-def log_likelihood_at_means(
-    y: Tensor,
-    x: Tensor,
-    k: Tensor,
-    t: int,
-    images: EmpiricalPrior,
-    kernels: EmpiricalPrior,
-    operator: Operator,
-    sigma: float,
-) -> Tensor:
-    """Theorem 1's approximation, log p(y | x0_hat(x_t), k0_hat(k_t)): B."""
-    return log_gaussian(y, operator(images.mean(x, t), kernels.mean(k, t)), sigma)
 
 
 def joint_posterior(y: Tensor, images: EmpiricalPrior, kernels: EmpiricalPrior, table: Tensor, sigma: float) -> Tensor:

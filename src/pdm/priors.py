@@ -160,13 +160,18 @@ class EmpiricalPrior:
     def __post_init__(self):
         _check_weights(self.weights, self.points)
 
-    def posterior(self, x: Tensor, t: int) -> Tensor:
-        """p(point | x_t), by Bayes: B K."""
+    def log_posterior(self, x: Tensor, t: int) -> Tensor:
+        """log p(point | x_t), by Bayes: B K; finite, and with finite gradients, where the posterior underflows."""
         if x.shape[1:] != self.points.shape[1:]:
             raise ValueError(f"samples have the shape {tuple(x.shape[1:])}; wanted {tuple(self.points.shape[1:])}")
         alpha_bar = self.schedule.alpha_bar_at(t, x).to(x.dtype)
         pull = alpha_bar.sqrt() * self.points[None] - x[:, None]  # B K *S
-        return (self.weights.log() - pull.square().flatten(2).sum(2) / (2 * (1 - alpha_bar.reshape(-1, 1)))).softmax(1)
+        square = pull.square().flatten(2).sum(2)  # B K
+        return (self.weights.log() - square / (2 * (1 - alpha_bar.reshape(-1, 1)))).log_softmax(1)
+
+    def posterior(self, x: Tensor, t: int) -> Tensor:
+        """p(point | x_t): B K."""
+        return self.log_posterior(x, t).exp()
 
     def mean(self, x: Tensor, t: int) -> Tensor:
         """E[x0 | x_t]: B *S."""
