@@ -40,7 +40,7 @@ lab: .venv/.stamp
 
 notebooks: .venv/.stamp
 	rm -rf results/pocket/parts
-	SCALE=pocket $(VENV_PYTHON) -m nbconvert --to notebook --execute --inplace --ExecutePreprocessor.coalesce_streams=True $(sort $(wildcard notebooks/*.ipynb))
+	SCALE=pocket $(VENV_PYTHON) -m nbconvert --execute --coalesce-streams $(sort $(wildcard notebooks/*.ipynb))
 
 # The stamp comes last: without it the environment is unfinished and is made again from nothing;
 # older than pyproject.toml, it is brought up to date in place.
