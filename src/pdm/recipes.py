@@ -7,8 +7,10 @@ checkpoint when it is called again. `--go-on` begins with the weights that are c
 import argparse
 import os
 import platform
+import tempfile
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, replace
+from itertools import pairwise
 from pathlib import Path
 
 import torch
@@ -16,12 +18,22 @@ from torch import Generator, Tensor
 
 from pdm import datasets
 from pdm.degradations import TILT_BOUND, random_kernels, tilt_fields, to_model_range
-from pdm.priors import PRIORS, best_precision, load_prior, prior_card, save_prior
+from pdm.priors import PRIORS, NetworkPrior, best_precision, load_prior, prior_card, save_prior
 from pdm.schedule import Velocity
-from pdm.training import Batch, Recipe, Start, train
+from pdm.training import BANDS, Batch, Recipe, Start, band_losses, train
 from pdm.unet import UNetConfig
 
-__all__ = ["CHECKPOINTS", "RECIPES", "image_set", "is_trained", "start_from", "train_prior"]
+__all__ = [
+    "CHECKPOINTS",
+    "IMAGE_NETWORKS",
+    "RECIPES",
+    "image_set",
+    "images_within",
+    "is_trained",
+    "network_row",
+    "start_from",
+    "train_prior",
+]
 
 CHECKPOINTS = Path(__file__).resolve().parents[2] / "data" / "cache" / "training"
 HELD_OUT = 16  # every sixteenth photograph of photos.zip is held out from training
@@ -87,8 +99,9 @@ RECIPES = {
     "kernel": Recipe(
         _network(32, 32, 1),
         _generated(_kernels),
-        images=120_000,
+        images=400_000,
         velocity=Velocity(-0.98, 0.14),
+        time_power=2.0,  # a kernel is so faint that it drowns by t = 100: what there is to learn lies at little noise
         sets="generated: pdm.degradations.random_kernels on a 32x32 canvas",
         terms="MIT, as the code",
     ),
@@ -123,6 +136,40 @@ RECIPES = {
         terms="MNIST (LeCun et al. 1998): CC BY-SA 3.0",
     ),
 }
+
+IMAGE_NETWORKS = {  # candidates for the image prior: what varies in width, depth, patches and attention
+    "width 48": RECIPES["image"].network,
+    "width 32": _network(64, 32, 3, num_classes=4),
+    "width 64, multiples 1 2 2": _network(64, 64, 3, num_classes=4, channel_mult=(1, 2, 2)),
+    "width 48, 2 blocks a level": _network(64, 48, 3, num_classes=4, num_res_blocks=2),
+    "width 48, attention at 16": _network(64, 48, 3, num_classes=4, attention_resolution=16),
+    "width 96, patch 4": _network(64, 96, 3, num_classes=4, channel_mult=(1, 2), patch=4),
+}
+
+
+def images_within(recipe: Recipe, seconds: float, seed: int = 0, compiled: bool = False) -> int:
+    """How many images a training by `recipe` sees in that time on this machine, by the pace of its first batches."""
+    with tempfile.TemporaryDirectory() as folder:
+        trial = replace(recipe, images=24 * recipe.batch)
+        states = train(trial, Path(folder) / "trial.pt", seed, held_out=64, points=2, compiled=compiled)
+        (half, begun), (whole, ended), _ = ((state["seen"], state["seconds"]) for state in states)
+    return max(recipe.batch, int(seconds * (whole - half) / (ended - begun)))
+
+
+def network_row(name: str, recipe: Recipe, seconds: float, test: Tensor, compiled: bool = False) -> dict:
+    """Train by `recipe` from nothing for about so many seconds: a row that says how far its network got.
+
+    The time that compilation takes comes on top. The losses, columns `t_LOW_HIGH`, are `band_losses` on the images
+    `test`, N C *S, at the label "any"; `held_out` is the last of the loss curve.
+    """
+    recipe = replace(recipe, images=images_within(recipe, seconds, compiled=compiled))
+    with tempfile.TemporaryDirectory() as folder:
+        *_, state = train(recipe, Path(folder) / "candidate.pt", compiled=compiled)
+    prior = NetworkPrior(state["ema"], None, best_precision(), recipe.velocity)
+    losses = {f"t_{a}_{b}": v for (a, b), v in zip(pairwise(BANDS), band_losses(prior, test), strict=True)}
+    millions = sum(p.numel() for p in state["ema"].parameters()) / 1e6
+    row = {"network": name, "parameters_m": round(millions, 2), "images": state["seen"], "seconds": state["seconds"]}
+    return row | {"held_out": state["curve"][-1][2]} | losses
 
 
 def image_set(domain: str, split: str, n: int, seed: int = 0) -> Tensor:
@@ -165,12 +212,13 @@ def train_prior(
     checkpoints: str | Path = CHECKPOINTS,
     go_on: bool = False,
     rate: float | None = None,
+    compiled: bool = False,
 ) -> Iterator[dict]:
     """Train a prior of RECIPES to its end, write weights and card to `folder`, and pass on the states of `train`.
 
     `images` is how many are to be seen in all and `rate` the learning rate, the recipe's by default; with `go_on`
-    training begins with the weights that `folder` holds. Raises: ValueError for an unknown name, weights that are of
-    another network or have seen that many images already, and as `train`.
+    training begins with the weights that `folder` holds; `compiled` as in `train`. Raises: ValueError for an unknown
+    name, weights that are of another network or have seen that many images already, and as `train`.
     """
     if name not in RECIPES:
         raise ValueError(f"no recipe is called {name!r}; there are {', '.join(sorted(RECIPES))}")
@@ -184,7 +232,7 @@ def train_prior(
         if start.seen >= recipe.images:
             raise ValueError(f"{name!r} has seen {start.seen} images already; wanted more of them than that in all")
         runs = card["runs"]
-    for state in train(recipe, Path(checkpoints) / f"{name}.pt", seed, start=start):
+    for state in train(recipe, Path(checkpoints) / f"{name}.pt", seed, start=start, compiled=compiled):
         yield state
     machine = f"{platform.machine()}, {os.cpu_count()} cores, {str(best_precision()).removeprefix('torch.')}"
     run = {"images": state["seen"] - (start.seen if start else 0), "batch": recipe.batch, "rate": recipe.rate}
@@ -221,6 +269,7 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--rate", type=float, help="learning rate (default: the recipe's)")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--go-on", action="store_true", help="begin with the weights in the folder")
+    parser.add_argument("--compiled", action="store_true", help="faster by torch.compile; needs a C++ compiler")
     parser.add_argument("--folder", type=Path, default=PRIORS, help="where weights and card go")
     parser.add_argument("--checkpoints", type=Path, default=CHECKPOINTS)
     chosen = parser.parse_args(arguments)

@@ -82,13 +82,15 @@ def train(
     held_out: int = 256,
     points: int = 60,
     start: Start | None = None,
+    compiled: bool = False,
 ) -> Iterator[dict]:
     """Train by `recipe`, and yield the state whenever a point of the loss curve is there, and at the end.
 
     The state is written to `checkpoint` every `save_seconds` and at the end, beside and then renamed, and taken up
     from there if the file exists. Held-out loss is the averaged network's on `held_out` samples, uniform time steps
     and noise that stay the same; training loss is over the recipe's time steps. `start` are weights to begin with in
-    place of random ones; `recipe.images` counts theirs too.
+    place of random ones; `recipe.images` counts theirs too. `compiled` has torch.compile fuse the network's steps: two
+    minutes at first and a C++ compiler wanted, then up to 1.8 times as fast; rounding differs a little.
     Yields: dict with `seen`, `curve` (rows of images seen, training loss, held-out loss), `seconds`, and `ema`, the
     averaged network, which goes on changing with the training.
     Raises: ValueError for a checkpoint of another run, or weights of another network.
@@ -97,7 +99,7 @@ def train(
         raise ValueError(f"{recipe.images} images in batches of {recipe.batch}; wanted 1 or more")
     if held_out < 64:
         raise ValueError(f"held_out is {held_out}; wanted 64 or more")
-    run, checkpoint = _Run(recipe, seed, start), Path(checkpoint)
+    run, checkpoint = _Run(recipe, seed, start, compiled), Path(checkpoint)
     if checkpoint.is_file():
         run.load(checkpoint)
     draw, draw_test = recipe.data("train"), recipe.data("test")
@@ -120,7 +122,7 @@ def train(
 class _Run:
     """What a training carries from step to step: networks, optimizer, generator, and the record of its losses."""
 
-    def __init__(self, recipe: Recipe, seed: int, start: Start | None):
+    def __init__(self, recipe: Recipe, seed: int, start: Start | None, compiled: bool = False):
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
             network = UNet(recipe.network)
@@ -129,6 +131,7 @@ class _Run:
             network.load_state_dict(start.weights)
         self.layout = torch.channels_last if recipe.network.dims == 2 else torch.contiguous_format
         self.network = network.to(memory_format=self.layout)
+        self.predict = torch.compile(self.network) if compiled else self.network
         self.ema = deepcopy(network).requires_grad_(False)
         self.optimizer = torch.optim.AdamW(network.parameters(), lr=recipe.rate, weight_decay=0.01, fused=True)
         self.generator = Generator().manual_seed(seed + self.first)  # what was seen is not drawn again
@@ -180,7 +183,7 @@ class _Run:
         t, noise = _noise(x0, self.generator, recipe.time_power)
         x0, noise = (v.contiguous(memory_format=self.layout) for v in (x0, noise))
         with self._autocast():
-            loss = denoising_loss(self.network, self.schedule, recipe.velocity, x0, labels, t, noise).mean()
+            loss = denoising_loss(self.predict, self.schedule, recipe.velocity, x0, labels, t, noise).mean()
         if not loss.isfinite():
             raise FloatingPointError(f"the loss is {loss.item()} after {seen} images")
         self.optimizer.zero_grad()
