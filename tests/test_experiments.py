@@ -101,24 +101,6 @@ def test_rows_hold_every_metric_and_a_share_of_the_time(scene):
     assert found["residual_ratio"] == pytest.approx(3)
 
 
-@pytest.mark.parametrize("method", experiments.METHODS)
-def test_restoring_gives_a_row_an_image_that_repeats(method, scene):
-    arguments = (["a", "b"], scene["truth"], scene["kernels"], *scene["priors"], [3, 4], 2)
-    found, again = (experiments.restore(method, *arguments) for _ in range(2))
-    assert [row["image"] for row in found["rows"]] == ["a", "b"]
-    assert found["image"].shape == scene["truth"].shape
-    assert torch.equal(found["image"], again["image"])
-    assert (found["kernel"] is None) == (method != "blind_dps")
-    assert math.isnan(found["rows"][0]["residual_ratio"]) == (method == "blurred")
-    assert found["rows"][0]["steps"] == 2 and found["rows"][0]["diverged"] in (False, True)
-    assert method != "blurred" or torch.equal(found["image"], found["measurement"])
-
-
-def test_a_method_that_there_is_not_is_refused(scene):
-    with pytest.raises(ValueError, match="no method is called 'magic'; there are blurred, dps_known_kernel, blind_dps"):
-        experiments.restore("magic", ["a", "b"], scene["truth"], scene["kernels"], *scene["priors"], [3, 4], 2)
-
-
 def test_a_draw_depends_on_its_seed_alone():
     prior = tiny(32, 3)
     both, alone = experiments.draw(prior, [5, 6], 3), experiments.draw(prior, [6], 3)

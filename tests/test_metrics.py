@@ -418,3 +418,14 @@ def test_bad_kernels_stop_at_the_door(metric, estimate, truth, message):
 def test_bad_input_of_one_metric(call, message):
     with pytest.raises(ValueError, match=message):
         call()
+
+
+def test_the_end_point_error_is_the_mean_length_of_the_difference():
+    truth = torch.zeros(2, 4, 5, 5)
+    estimate = truth.clone()
+    estimate[0, 0], estimate[0, 1] = 3.0, 4.0  # the first of two frames is off by 5 pixels everywhere
+    assert metrics.end_point_error(estimate, truth).tolist() == pytest.approx([2.5, 0.0])
+    with pytest.raises(ValueError, match="wanted B 2K H W"):
+        metrics.end_point_error(torch.zeros(1, 3, 4, 4), torch.zeros(1, 3, 4, 4))
+    with pytest.raises(ValueError, match="NaN"):
+        metrics.end_point_error(torch.full((1, 2, 4, 4), float("nan")), torch.zeros(1, 2, 4, 4))

@@ -1,6 +1,7 @@
 """The loop against the authors' release, against laws known in closed form, and its promises to its consumers."""
 
 import math
+from dataclasses import replace
 from functools import partial
 from itertools import pairwise
 
@@ -12,7 +13,7 @@ from pdm.constraints import l1, shift_and_divide, simplex, unchanged
 from pdm.degradations import add_noise, gaussian_kernels
 from pdm.guidance import DPS, sqrt_alpha_bar
 from pdm.operators import blur, correlate
-from pdm.priors import GaussianMixture, Prediction
+from pdm.priors import FlatPrior, GaussianMixture, Prediction
 from pdm.sampler import Component, NoiseStreams, sample
 from pdm.schedule import Schedule, ancestral_step, ddim_step
 
@@ -373,3 +374,33 @@ def test_other_mistakes_are_refused_before_the_first_step():
     for seeds in ([], [-1], [0.5]):
         with pytest.raises(ValueError, match="seeds"):
             sample(components, None, seeds)
+
+
+def test_a_component_may_begin_elsewhere_and_go_its_own_way():
+    start = normal(1, 3, 3, seed=5)
+
+    def halve(schedule, x, x0, t, s, z, variance):
+        return x / 2
+
+    plain = analytic()["image"]
+    moved = Component(FlatPrior(SCHEDULE), (1, 3, 3), clip=None, start=start, step=halve)
+    states = list(sample({"image": plain, "other": moved}, None, [1, 2], 3))
+    for state, share in zip(states, (1, 0.5, 0.25), strict=True):
+        torch.testing.assert_close(state.x0["other"], share * start.expand(2, 1, 3, 3), rtol=1e-4, atol=1e-4)
+    alone = last(sample({"image": plain}, None, [1, 2], 3))
+    assert torch.equal(states[-1].x["image"], alone.x["image"])
+    two = normal(2, 1, 3, 3, seed=6)
+    first = next(sample({"other": replace(moved, start=two)}, None, [1, 2], 3))
+    torch.testing.assert_close(first.x0["other"], two, rtol=1e-4, atol=1e-4)
+    with pytest.raises(ValueError, match=r"the start has the shape \(1, 4, 4\); wanted \(1, 3, 3\)"):
+        Component(FlatPrior(SCHEDULE), (1, 3, 3), start=torch.zeros(1, 4, 4))
+
+
+def test_a_run_that_leaves_the_numbers_stops_there():
+    def broken(x, t):
+        return Prediction(x * (math.nan if t < 500 else 1))
+
+    states = sample({"image": Component(broken, (3, 8, 8))}, None, [0], 4)
+    assert [next(states).t, next(states).t] == [999, 666]
+    with pytest.raises(FloatingPointError, match=r"'image' gave NaN or infinite noise at t = 333"):
+        next(states)

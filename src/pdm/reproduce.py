@@ -72,10 +72,7 @@ def finished(scale, key, compute):
     """
     import torch  # here, for the command line below should start at once
 
-    if "name" not in key:
-        raise ValueError(f"the key {key} has no name")
-    text = json.dumps(key, sort_keys=True)
-    path = results_dir(scale) / "parts" / f"{key['name']}-{hashlib.sha256(text.encode()).hexdigest()[:16]}.pt"
+    path = _part(scale, key)
     with contextlib.suppress(FileNotFoundError, RuntimeError, EOFError, KeyError, pickle.UnpicklingError):
         return torch.load(path, weights_only=True)
     result = compute()
@@ -87,6 +84,18 @@ def finished(scale, key, compute):
     finally:
         partial.unlink(missing_ok=True)
     return result
+
+
+def is_finished(scale, key):
+    """Return whether `finished` has a part of that key. Raises as `finished`."""
+    return _part(scale, key).is_file()
+
+
+def _part(scale, key):
+    if "name" not in key:
+        raise ValueError(f"the key {key} has no name")
+    text = json.dumps(key, sort_keys=True)
+    return results_dir(scale) / "parts" / f"{key['name']}-{hashlib.sha256(text.encode()).hexdigest()[:16]}.pt"
 
 
 def digest(tensor):

@@ -21,17 +21,24 @@ Values = dict[str, Tensor]
 class Component:
     """One unknown: its prior, the shape C *S of a sample, and the way from the prior's range to the operator's.
 
-    `clip` bounds x0_hat in the prior's range (None: not at all).
+    `clip` bounds x0_hat in the prior's range (None: not at all). `start`, *S or B *S, is where the reverse process
+    begins in place of noise, and `step` how it goes on in place of the step that all the others take.
     """
 
     prior: Callable
     shape: tuple[int, ...]
     constrain: Callable[[Tensor], Tensor] = lambda x0: x0
     clip: tuple[float, float] | None = (-1.0, 1.0)
+    start: Tensor | None = None
+    step: Step | None = None
 
     def __post_init__(self):
         if self.clip is not None and not self.clip[0] < self.clip[1]:
             raise ValueError(f"clip is {self.clip}; wanted (low, high) with low below high, or None")
+        if self.start is not None and tuple(self.start.shape[-len(self.shape) :]) != tuple(self.shape):
+            raise ValueError(
+                f"the start has the shape {tuple(self.start.shape)}; wanted {self.shape}, or a batch of it"
+            )
 
 
 @dataclass(frozen=True, eq=False)
@@ -98,7 +105,8 @@ def sample(
     Args: `components` by name, the names being the operator's parameters; `guidance`, or None to draw from the priors;
     `seeds`, one per sample, or `noise(name, shape)` in its place, asked once for the start and once a step; `steps`,
     1..N (default N); `step`, ancestral by default, or `ddim_step(eta)`.
-    Raises: ValueError before the first step for names that do not match the operator, or wrong steps or seeds.
+    Raises: ValueError before the first step for names that do not match the operator, or wrong steps or seeds;
+    FloatingPointError at the step where a run has left what numbers there are.
     Source: Algorithm 1 (Algorithm 2 with a third component); Remark 1 for any number of them.
     """
     schedule, step = schedule or Schedule.linear(), step or ancestral_step()
@@ -118,6 +126,7 @@ def _reverse(components, guidance, pairs, schedule, step, noise, device) -> Iter
         return noise(name, components[name].shape).to(device)
 
     x = {name: z(name) for name in components}
+    x = {n: v if components[n].start is None else components[n].start.to(v).expand_as(v) for n, v in x.items()}
     for t, s in pairs:
         x = {n: v.detach().requires_grad_(guidance is not None) for n, v in x.items()}
         with torch.set_grad_enabled(guidance is not None):
@@ -128,7 +137,8 @@ def _reverse(components, guidance, pairs, schedule, step, noise, device) -> Iter
             x0 = {n: v if components[n].clip is None else v.clamp(*components[n].clip) for n, v in x0.items()}
             theta = {n: c.constrain(x0[n]) for n, c in components.items()}  # (3) P_C
         with torch.no_grad():
-            proposal = {n: step(schedule, x[n], x0[n], t, s, z(n), predicted[n].variance) for n in x}  # (4)
+            steps = {n: c.step or step for n, c in components.items()}
+            proposal = {n: steps[n](schedule, x[n], x0[n], t, s, z(n), predicted[n].variance) for n in x}  # (4)
         state = State(t, s, x, x0, theta)
         delta, loss = ({}, None) if guidance is None else guidance(state, proposal)  # (5) gradients of the residual
         x = {n: v - delta[n] if n in delta else v for n, v in proposal.items()}
@@ -137,9 +147,10 @@ def _reverse(components, guidance, pairs, schedule, step, noise, device) -> Iter
 
 def _checked(name: str, predicted, x: Tensor, t: int):
     shape, finite = tuple(predicted.noise.shape), predicted.noise.isfinite().all()
-    if shape != tuple(x.shape) or not finite:
-        came = f"noise of shape {shape}" if finite else "NaN or infinite noise"
-        raise ValueError(f"the prior of {name!r} gave {came} at t = {t}; wanted finite noise of {tuple(x.shape)}")
+    if shape != tuple(x.shape):
+        raise ValueError(f"the prior of {name!r} gave noise of shape {shape} at t = {t}; wanted {tuple(x.shape)}")
+    if not finite:
+        raise FloatingPointError(f"the prior of {name!r} gave NaN or infinite noise at t = {t}: the run diverged")
     return predicted
 
 

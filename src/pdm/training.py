@@ -9,13 +9,24 @@ from itertools import pairwise
 from pathlib import Path
 
 import torch
-from torch import Generator, Tensor
+from torch import Generator, Tensor, nn
 
 from pdm.priors import NetworkPrior, best_precision
 from pdm.schedule import Schedule, Velocity
 from pdm.unet import UNet, UNetConfig
 
-__all__ = ["BANDS", "Batch", "Recipe", "Start", "band_losses", "denoising_loss", "learning_rate", "train"]
+__all__ = [
+    "BANDS",
+    "Batch",
+    "Denoising",
+    "Recipe",
+    "Start",
+    "band_losses",
+    "denoising_loss",
+    "learning_rate",
+    "train",
+    "velocity_of",
+]
 
 BANDS = (0, 25, 75, 150, 250, 400, 550, 750, 1000)  # edges of the bands of time steps that losses are given for
 Batch = tuple[Tensor, Tensor | None]  # x0, B C *S in the model's range; labels, B, or None
@@ -28,12 +39,15 @@ class Recipe:
     `data(split)` returns a function that draws a batch: (n, generator) -> (x0, labels), with split "train" or "test".
     `labels` are the class names, the last of which, "any", takes the place of a true one `drop_label` of the time.
     Time steps are 1000 u^`time_power`, u uniform: above 1, more of them where there is little noise.
+    `objective(recipe)` is what is minimised, `Denoising` by default: a module that is called with the network, x0,
+    labels and a generator, returns a loss a sample, and knows by its mode whether it trains or measures. Its state goes
+    into the checkpoint. `velocity` is for `Denoising`; another objective may have None.
     """
 
     network: UNetConfig
     data: Callable[[str], Callable[[int, Generator], Batch]]
     images: int
-    velocity: Velocity = field(default_factory=lambda: Velocity(mean=0.0, std=1.0))
+    velocity: Velocity | None = field(default_factory=lambda: Velocity(mean=0.0, std=1.0))
     batch: int = 32
     rate: float = 4e-4
     ema: float = 0.9995
@@ -42,6 +56,12 @@ class Recipe:
     drop_label: float = 0.15
     sets: str = ""
     terms: str = ""
+    objective: Callable[["Recipe"], nn.Module] | None = None
+
+
+def velocity_of(recipe: Recipe) -> dict | None:
+    """The recipe's velocity as plain JSON types."""
+    return None if recipe.velocity is None else asdict(recipe.velocity)
 
 
 @dataclass(frozen=True, eq=False)
@@ -52,6 +72,18 @@ class Start:
     sha256: str
     seen: int
     curve: list[list[float]]
+
+
+class Denoising(nn.Module):
+    """The objective of a prior: `denoising_loss` at random time steps, the recipe's in training, else uniform ones."""
+
+    def __init__(self, recipe: Recipe):
+        super().__init__()
+        self.recipe, self.schedule = recipe, Schedule.linear()
+
+    def forward(self, network: UNet, x0: Tensor, labels: Tensor | None, generator: Generator) -> Tensor:
+        t, noise = _noise(x0, generator, self.recipe.time_power if self.training else 1.0)
+        return denoising_loss(network, self.schedule, self.recipe.velocity, x0, labels, t, noise)
 
 
 def denoising_loss(
@@ -87,10 +119,11 @@ def train(
     """Train by `recipe`, and yield the state whenever a point of the loss curve is there, and at the end.
 
     The state is written to `checkpoint` every `save_seconds` and at the end, beside and then renamed, and taken up
-    from there if the file exists. Held-out loss is the averaged network's on `held_out` samples, uniform time steps
-    and noise that stay the same; training loss is over the recipe's time steps. `start` are weights to begin with in
-    place of random ones; `recipe.images` counts theirs too. `compiled` has torch.compile fuse the network's steps: two
-    minutes at first and a C++ compiler wanted, then up to 1.8 times as fast; rounding differs a little.
+    from there if the file exists. Held-out loss is the averaged network's on `held_out` samples, with time steps
+    (uniform ones) and noise that stay the same; training loss is over the recipe's time steps. `start` are weights to
+    begin with in place of random ones; `recipe.images` counts theirs too. `compiled` has torch.compile fuse the
+    network's steps: two minutes at first and a C++ compiler wanted, then up to 1.8 times as fast; rounding differs a
+    little.
     Yields: dict with `seen`, `curve` (rows of images seen, training loss, held-out loss), `seconds`, and `ema`, the
     averaged network, which goes on changing with the training.
     Raises: ValueError for a checkpoint of another run, or weights of another network.
@@ -104,7 +137,7 @@ def train(
         run.load(checkpoint)
     draw, draw_test = recipe.data("train"), recipe.data("test")
     fixed = Generator().manual_seed(seed + 1)
-    test = [(x0, y, *_noise(x0, fixed)) for x0, y in (draw_test(64, fixed) for _ in range(held_out // 64))]
+    test = [draw_test(64, fixed) for _ in range(held_out // 64)]
     saved = time.monotonic()
     while run.record["seen"] < recipe.images:
         before = run.record["seen"]
@@ -135,9 +168,12 @@ class _Run:
         self.ema = deepcopy(network).requires_grad_(False)
         self.optimizer = torch.optim.AdamW(network.parameters(), lr=recipe.rate, weight_decay=0.01, fused=True)
         self.generator = Generator().manual_seed(seed + self.first)  # what was seen is not drawn again
-        self.recipe, self.schedule, self.precision = recipe, Schedule.linear(), best_precision()
+        self.recipe, self.seed, self.precision = recipe, seed, best_precision()
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(seed)
+            self.objective = (recipe.objective or Denoising)(recipe)
         self.made_with = {name: getattr(recipe, name) for name in ("batch", "rate", "ema", "time_power", "drop_label")}
-        self.made_with |= {"network": recipe.network.as_dict(), "velocity": asdict(recipe.velocity), "seed": seed}
+        self.made_with |= {"network": recipe.network.as_dict(), "velocity": velocity_of(recipe), "seed": seed}
         self.made_with |= {"start": None if start is None else start.sha256}
         curve = [] if start is None else [list(row) for row in start.curve]
         self.record = {"seen": self.first, "curve": curve, "losses": [], "seconds": 0.0}
@@ -158,7 +194,7 @@ class _Run:
             raise ValueError(
                 f"{checkpoint} has seen {kept['seen']} images already; wanted {self.recipe.images} or less"
             )
-        for name in ("network", "ema", "optimizer"):
+        for name in ("network", "ema", "optimizer", "objective"):
             getattr(self, name).load_state_dict(kept[name])
         self.generator.set_state(kept["generator"])
         self.record = {name: kept[name] for name in self.record}
@@ -166,7 +202,7 @@ class _Run:
     def save(self, checkpoint: Path) -> None:
         checkpoint.parent.mkdir(parents=True, exist_ok=True)
         beside = checkpoint.with_name(f".{checkpoint.name}.part")
-        kept = {name: getattr(self, name).state_dict() for name in ("network", "ema", "optimizer")}
+        kept = {name: getattr(self, name).state_dict() for name in ("network", "ema", "optimizer", "objective")}
         kept |= {"generator": self.generator.get_state(), "made_with": self.made_with}
         torch.save(self.record | kept, beside)
         os.replace(beside, checkpoint)
@@ -180,10 +216,9 @@ class _Run:
         if labels is not None:
             dropped = torch.rand(len(labels), generator=self.generator) < recipe.drop_label
             labels = torch.where(dropped, len(recipe.labels) - 1, labels)
-        t, noise = _noise(x0, self.generator, recipe.time_power)
-        x0, noise = (v.contiguous(memory_format=self.layout) for v in (x0, noise))
+        x0 = x0.contiguous(memory_format=self.layout)
         with self._autocast():
-            loss = denoising_loss(self.predict, self.schedule, recipe.velocity, x0, labels, t, noise).mean()
+            loss = self.objective.train()(self.predict, x0, labels, self.generator).mean()
         if not loss.isfinite():
             raise FloatingPointError(f"the loss is {loss.item()} after {seen} images")
         self.optimizer.zero_grad()
@@ -201,9 +236,9 @@ class _Run:
     @torch.no_grad()
     def measure(self, test: list[tuple]) -> None:
         """A point of the loss curve: the mean of the training losses since the last one, and the held-out loss."""
-        velocity, losses = self.recipe.velocity, self.record["losses"]
+        fixed, losses = Generator().manual_seed(self.seed + 2), self.record["losses"]
         with self._autocast():
-            kept = [denoising_loss(self.ema, self.schedule, velocity, x, y, t, n) for x, y, t, n in test]
+            kept = [self.objective.eval()(self.ema, x0, labels, fixed) for x0, labels in test]
         point = [self.record["seen"], sum(losses) / len(losses), torch.cat(kept).mean().item()]
         self.record = self.record | {"curve": [*self.record["curve"], point], "losses": []}
 

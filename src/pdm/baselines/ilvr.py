@@ -1,0 +1,48 @@
+"""ILVR: a diffusion prior held to the low frequencies of the measurement, whatever the degradation was.
+
+J. Choi, S. Kim, Y. Jeong, Y. Gwon, S. Yoon, "ILVR: Conditioning Method for Denoising Diffusion Probabilistic Models",
+ICCV 2021. No operator and no gradient: at each step the low frequencies of the proposal are replaced by those of the
+measurement with as much noise as is left.
+"""
+
+from collections.abc import Sequence
+
+import torch.nn.functional as F
+from torch import Tensor
+
+from pdm.sampler import NoiseStreams, State
+from pdm.schedule import Schedule
+
+__all__ = ["ILVR", "low_pass"]
+
+
+def low_pass(x: Tensor, factor: int) -> Tensor:
+    """Down by `factor` and up again, bicubic: B C H W. What is left are waves longer than two of its pixels."""
+    small = F.interpolate(x, scale_factor=1 / factor, mode="bicubic", antialias=True)
+    return F.interpolate(small, x.shape[2:], mode="bicubic", antialias=True)
+
+
+class ILVR:
+    """Guidance of the component "image": x_s = x' + low(y_s) - low(x'), equation (8) of the paper.
+
+    `measurement` is B C H W in [-1, 1]; `factor` the down-scaling, which divides its sides; `seeds`, one per sample,
+    are of the noise that the measurement gets. The loss is the norm of low(y) - low(x0_hat).
+    Raises: ValueError for a factor that does not divide the sides, or another number of seeds.
+    """
+
+    names = frozenset({"image"})
+
+    def __init__(self, measurement: Tensor, factor: int, seeds: Sequence[int], schedule: Schedule | None = None):
+        if factor < 2 or any(side % factor for side in measurement.shape[2:]):
+            raise ValueError(f"factor is {factor}; wanted 2 or more, a divisor of {tuple(measurement.shape[2:])}")
+        self.measurement, self.factor, self.schedule = measurement, factor, schedule or Schedule.linear()
+        self.noise = NoiseStreams(seeds)
+        if len(self.noise) != len(measurement):
+            raise ValueError(f"{len(self.noise)} seeds for {len(measurement)} measurements; wanted one each")
+
+    def __call__(self, state: State, proposal: dict[str, Tensor]) -> tuple[dict[str, Tensor], Tensor]:
+        """The displacement that is subtracted from the proposal, and the loss: B."""
+        y, noise = self.measurement, self.noise("measurement", tuple(self.measurement.shape[1:])).to(self.measurement)
+        noisy = y if state.s < 0 else self.schedule.diffuse(y, noise, state.s)
+        loss = (low_pass(y, self.factor) - low_pass(state.x0["image"].detach(), self.factor)).flatten(1).norm(dim=1)
+        return {"image": low_pass(proposal["image"] - noisy, self.factor)}, loss

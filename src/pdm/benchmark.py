@@ -1,0 +1,170 @@
+"""Methods on images, and the tables that come of it: resumable, and over any executor."""
+
+import math
+import time
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import Executor, as_completed
+from dataclasses import dataclass, field
+
+import numpy as np
+import pandas as pd
+import torch
+from torch import Tensor
+
+from pdm import distributions, metrics, reproduce
+from pdm.experiments import DIVERGED, residual_ratio, score
+from pdm.priors import best_precision, prior_card
+from pdm.restoration import Cases, Estimate, explained
+
+__all__ = ["COLUMNS", "METRICS", "Method", "aggregate", "bootstrap", "restore", "run"]
+
+COLUMNS = (  # of a table of methods, in their order
+    "dataset degradation method n psnr psnr_lo psnr_hi ssim lpips lpips_lo lpips_hi fd_vgg kid kernel_mse mnc "
+    "diverged seconds_per_image steps scale"
+).split()
+METRICS = ("psnr", "ssim", "lpips", "kernel_mse", "mnc", "tilt_epe")
+ESTIMATES = ("image", "kernel", "tilt")
+
+
+@dataclass(frozen=True, eq=False)
+class Method:
+    """A row's method: `restore(cases, **settings)`, a function of `pdm.restoration` or one like them.
+
+    `priors` are the names of the committed weights that it takes: with another SHA-256 it is another method.
+    `batch` cases are restored at a time.
+    """
+
+    name: str
+    restore: Callable[..., Estimate]
+    settings: Mapping[str, object] = field(default_factory=dict)
+    priors: tuple[str, ...] = ()
+    batch: int = 16
+
+    def key(self, cases: Cases) -> dict:
+        """All that the result depends on but the code, for `reproduce.finished`."""
+        weights = {name: prior_card(name)["sha256"] for name in self.priors}
+        data = {n: reproduce.digest(getattr(cases, n)) for n in ("truth", "measurement", "kernels")}
+        precision = {"precision": str(best_precision())} if self.priors else {}
+        function = f"{self.restore.__module__}.{self.restore.__qualname__}"
+        settings = {"settings": dict(self.settings), "seeds": list(cases.seeds), "names": list(cases.names)}
+        return {"name": self.name, "function": function} | settings | weights | data | precision
+
+
+def restore(method: Method, cases: Cases) -> dict:
+    """One batch by one method: `rows`, a dict an image, and the estimates `image`, `kernel` and `tilt`.
+
+    A method that raises because something is not finite is tried on each image by itself; an image on which it
+    still does is a row without figures that counts as diverged. `diverged` is true where the residual of the
+    estimates, |y - k * x|, ends above 3 times the norm of the noise, or an estimate is not finite; a method
+    without a kernel has no residual.
+    """
+    begin = time.perf_counter()
+    estimate = _attempt(method, cases)
+    seconds = (time.perf_counter() - begin) / len(cases)
+    rows = [_row(method, cases[i : i + 1], _one(estimate, i)) | {"seconds": seconds} for i in range(len(cases))]
+    return {"rows": rows} | {name: getattr(estimate, name) for name in ESTIMATES}
+
+
+def _row(method: Method, case: Cases, estimate: Estimate) -> dict:
+    """The figures of one image, NaN where it has none."""
+    row = {
+        "image": case.names[0],
+        "method": method.name,
+        **dict.fromkeys(METRICS, math.nan),
+        "residual_ratio": math.nan,
+    }
+    row |= {"steps": int(method.settings.get("steps", 0)), "diverged": True}
+    if not all(v.isfinite().all() for v in (estimate.image, estimate.kernel, estimate.tilt) if v is not None):
+        return row
+    true_kernel = None if estimate.kernel is None else case.kernels
+    row |= score(method.name, case.names, estimate.image, case.truth, estimate.kernel, true_kernel).iloc[0].to_dict()
+    if estimate.tilt is not None:
+        row["tilt_epe"] = metrics.end_point_error(estimate.tilt, case.tilts).item()
+    found = explained(estimate, case.measurement.shape[1] // case.truth.shape[1])
+    if found is not None:
+        residual = (case.measurement - found).flatten(1).norm(dim=1)
+        row["residual_ratio"] = residual_ratio(residual, case.measurement).item()
+    return row | {"diverged": row["residual_ratio"] > DIVERGED}
+
+
+def run(methods: Sequence[Method], cases: Cases, scale: str, executor: Executor | None = None) -> dict[str, dict]:
+    """Every method on every case: by method's name what `restore` returns, its batches joined.
+
+    Each batch is kept in results/`scale`/parts as it finishes, so that a run that was interrupted goes on where it
+    stopped and gives the same. With an `executor` the batches are handed to it, and what comes back is kept here.
+    Raises: ValueError for two methods of one name, and what a method raises that is no matter of numbers.
+    """
+    if len({m.name for m in methods}) != len(methods):
+        raise ValueError(f"methods are called {[m.name for m in methods]}; wanted a name each")
+    units = [(m, cases[i : i + m.batch]) for m in methods for i in range(0, len(cases), m.batch)]
+    keys = [method.key(part) for method, part in units]
+    if executor is not None:
+        left = [(unit, key) for unit, key in zip(units, keys, strict=True) if not reproduce.is_finished(scale, key)]
+        futures = {executor.submit(restore, *unit): key for unit, key in left}
+        for future in as_completed(futures):
+            reproduce.finished(scale, futures[future], future.result)
+    parts: dict[str, list[dict]] = {m.name: [] for m in methods}
+    for unit, key in zip(units, keys, strict=True):
+        parts[unit[0].name].append(reproduce.finished(scale, key, lambda unit=unit: restore(*unit)))
+    return {name: _joined(found) for name, found in parts.items()}
+
+
+def aggregate(results: Mapping[str, dict], truth: Tensor, distances: bool = True, seed: int = 0) -> pd.DataFrame:
+    """A row a method: means over all its images, the diverged ones too, and how many those are.
+
+    `psnr` and `lpips` have a bootstrap interval of 95%, columns `_lo` and `_hi`. With `distances`, the Frechet distance
+    and KID between its images and `truth` on features of VGG16; for few images they say little, and not of fewer
+    than 8. A method that leaves an image without figures has them over the others.
+    """
+    rows = []
+    reference = distributions.features(truth) if distances and len(truth) >= 8 else None
+    for name, result in results.items():
+        table, row = pd.DataFrame(result["rows"]), {"method": name, "n": len(result["rows"])}
+        for metric in METRICS:
+            row[metric] = table[metric].mean()
+            if metric in ("psnr", "lpips"):
+                row[f"{metric}_lo"], row[f"{metric}_hi"] = bootstrap(table[metric].to_numpy(), seed)
+        if reference is not None:
+            finite = result["image"].flatten(1).isfinite().all(1)
+            found = distributions.features(result["image"][finite]) if finite.sum() > 1 else None
+            row["fd_vgg"] = math.nan if found is None else distributions.frechet_distance(found, reference)
+            row["kid"] = math.nan if found is None else distributions.kernel_distance(found, reference)
+        row["mnc_median"] = table.mnc.median()
+        row |= {"diverged": int(table.diverged.sum()), "seconds_per_image": table.seconds.mean()}
+        rows.append(row | {"steps": int(table.steps.iloc[0])})
+    return pd.DataFrame(rows)
+
+
+def bootstrap(values: np.ndarray, seed: int = 0, draws: int = 2000) -> tuple[float, float]:
+    """The interval of 95% of the mean of `values` over resamples of them, NaN left out; NaN where there are none."""
+    values = values[np.isfinite(values)]
+    if len(values) == 0:
+        return math.nan, math.nan
+    means = np.random.default_rng(seed).choice(values, (draws, len(values))).mean(1)
+    low, high = np.quantile(means, [0.025, 0.975])
+    return float(low), float(high)
+
+
+def _attempt(method: Method, cases: Cases) -> Estimate:
+    try:
+        return method.restore(cases, **method.settings)
+    except FloatingPointError:
+        if len(cases) == 1:
+            nothing = (torch.full_like(v, math.nan) for v in (cases.truth, cases.kernels, cases.tilts) if v is not None)
+            return Estimate(*nothing)
+    parts = [_attempt(method, cases[i : i + 1]) for i in range(len(cases))]
+    return Estimate(*(_cat([getattr(part, name) for part in parts]) for name in ESTIMATES))
+
+
+def _one(estimate: Estimate, i: int) -> Estimate:
+    values = (getattr(estimate, name) for name in ESTIMATES)
+    return Estimate(*(None if v is None else v[i, None] for v in values))
+
+
+def _cat(values: list[Tensor | None]) -> Tensor | None:
+    return None if any(v is None for v in values) else torch.cat(values)
+
+
+def _joined(parts: list[dict]) -> dict:
+    rows = [row for part in parts for row in part["rows"]]
+    return {"rows": rows} | {name: _cat([part[name] for part in parts]) for name in ESTIMATES}

@@ -1,0 +1,48 @@
+"""Which network for a prior? Candidates, each trained for the same time, so that a faster one sees more images."""
+
+import tempfile
+from dataclasses import replace
+from itertools import pairwise
+from pathlib import Path
+
+from torch import Tensor
+
+from pdm.priors import NetworkPrior, best_precision
+from pdm.recipes import RECIPES, network
+from pdm.training import BANDS, Recipe, band_losses, train
+
+__all__ = ["IMAGE_NETWORKS", "images_within", "network_row"]
+
+IMAGE_NETWORKS = {  # candidates for the image prior: what varies in width, depth, patches and attention
+    "width 48": RECIPES["image"].network,
+    "width 32": network(64, 32, 3, num_classes=4),
+    "width 64, multiples 1 2 2": network(64, 64, 3, num_classes=4, channel_mult=(1, 2, 2)),
+    "width 48, 2 blocks a level": network(64, 48, 3, num_classes=4, num_res_blocks=2),
+    "width 48, attention at 16": network(64, 48, 3, num_classes=4, attention_resolution=16),
+    "width 96, patch 4": network(64, 96, 3, num_classes=4, channel_mult=(1, 2), patch=4),
+}
+
+
+def images_within(recipe: Recipe, seconds: float, seed: int = 0, compiled: bool = False) -> int:
+    """How many images a training by `recipe` sees in that time on this machine, by the pace of its first batches."""
+    with tempfile.TemporaryDirectory() as folder:
+        trial = replace(recipe, images=24 * recipe.batch)
+        states = train(trial, Path(folder) / "trial.pt", seed, held_out=64, points=2, compiled=compiled)
+        (half, begun), (whole, ended), _ = ((state["seen"], state["seconds"]) for state in states)
+    return max(recipe.batch, int(seconds * (whole - half) / (ended - begun)))
+
+
+def network_row(name: str, recipe: Recipe, seconds: float, test: Tensor, compiled: bool = False) -> dict:
+    """Train by `recipe` from nothing for about so many seconds: a row that says how far its network got.
+
+    The time that compilation takes comes on top. The losses, columns `t_LOW_HIGH`, are `band_losses` on the images
+    `test`, N C *S, at the label "any"; `held_out` is the last of the loss curve.
+    """
+    recipe = replace(recipe, images=images_within(recipe, seconds, compiled=compiled))
+    with tempfile.TemporaryDirectory() as folder:
+        *_, state = train(recipe, Path(folder) / "candidate.pt", points=4, compiled=compiled)
+    prior = NetworkPrior(state["ema"], None, best_precision(), recipe.velocity)
+    losses = {f"t_{a}_{b}": v for (a, b), v in zip(pairwise(BANDS), band_losses(prior, test), strict=True)}
+    millions = sum(p.numel() for p in state["ema"].parameters()) / 1e6
+    row = {"network": name, "parameters_m": round(millions, 2), "images": state["seen"], "seconds": state["seconds"]}
+    return row | {"held_out": state["curve"][-1][2]} | losses

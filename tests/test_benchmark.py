@@ -1,0 +1,149 @@
+"""Tables: every case a row, whatever happens to it; interrupted and resumed the same; the same over an executor."""
+
+import math
+from concurrent.futures import ThreadPoolExecutor
+
+import numpy as np
+import pytest
+import torch
+
+from pdm import benchmark, distributions, metrics
+from pdm.benchmark import Method, aggregate, bootstrap
+from pdm.degradations import motion_kernels
+from pdm.restoration import Estimate, blurred, blurred_cases
+
+CALLS = []
+
+
+@pytest.fixture(autouse=True)
+def folder(tmp_path, monkeypatch):
+    monkeypatch.setenv("PDM_RESULTS", str(tmp_path))
+    CALLS.clear()
+    return tmp_path
+
+
+@pytest.fixture(scope="module")
+def cases():
+    generator = torch.Generator().manual_seed(1)
+    truth = torch.nn.functional.interpolate(torch.rand(5, 3, 8, 8, generator=generator) * 1.6 - 0.8, 32)
+    return blurred_cases(truth, motion_kernels(5, 16, 0.5, generator), range(5), list("abcde"))
+
+
+def oracle(cases, shift: float = 0.0, raises_at: str = ""):
+    """The truth, moved by `shift`; stops as a method that meets NaN where it meets one of the names."""
+    CALLS.append(cases.names)
+    if any(name in raises_at for name in cases.names):
+        raise FloatingPointError("the prior of 'image' gave NaN")
+    return Estimate(cases.truth + shift, cases.kernels)
+
+
+def lost(cases):
+    return Estimate(-cases.truth, cases.kernels.flip(2))
+
+
+def half_nan(cases):
+    image = cases.truth.clone()
+    image[0, 0, 0, 0] = math.nan
+    return Estimate(image)
+
+
+def test_a_row_holds_what_the_metrics_say(cases):
+    result = benchmark.run(
+        [Method("oracle", oracle, {"shift": 0.02}, batch=2), Method("blurred", blurred)], cases, "smoke"
+    )
+    rows = result["oracle"]["rows"]
+    assert [row["image"] for row in rows] == list("abcde") and CALLS == [("a", "b"), ("c", "d"), ("e",)]
+    wanted = metrics.psnr(cases.truth + 0.02, cases.truth)
+    assert [row["psnr"] for row in rows] == pytest.approx(wanted.tolist())
+    assert [row["mnc"] for row in rows] == pytest.approx([1.0] * 5, abs=1e-6)
+    assert not any(row["diverged"] for row in rows)
+    assert all(math.isnan(row["mnc"]) and not row["diverged"] for row in result["blurred"]["rows"])
+    assert torch.equal(result["blurred"]["image"], cases.measurement) and result["blurred"]["kernel"] is None
+
+
+def test_divergence_is_a_residual_above_three_times_the_noise(cases):
+    result = benchmark.run([Method("oracle", oracle), Method("lost", lost)], cases, "smoke")
+    assert [row["diverged"] for row in result["oracle"]["rows"]] == [False] * 5
+    assert [row["residual_ratio"] for row in result["oracle"]["rows"]] == pytest.approx([1] * 5, abs=0.1)
+    assert [row["diverged"] for row in result["lost"]["rows"]] == [True] * 5
+    assert aggregate(result, cases.truth, distances=False).diverged.tolist() == [0, 5]
+
+
+def test_what_fails_is_a_row_and_spoils_no_other(cases):
+    methods = [Method("oracle", oracle, {"raises_at": "b", "shift": 0.02}), Method("half", half_nan)]
+    result = benchmark.run(methods, cases, "smoke")
+    rows = result["oracle"]["rows"]
+    assert [row["diverged"] for row in rows] == [False, True, False, False, False]
+    assert math.isnan(rows[1]["psnr"]) and rows[2]["psnr"] > 20
+    assert [row["diverged"] for row in result["half"]["rows"]] == [True, False, False, False, False]
+    table = aggregate(result, cases.truth, distances=False).set_index("method")
+    assert (table.loc["oracle", "n"], table.loc["oracle", "diverged"]) == (5, 1)
+    assert table.loc["oracle", "psnr"] == pytest.approx(np.nanmean([row["psnr"] for row in rows]))
+
+
+def test_another_error_is_not_hidden(cases):
+    def wrong(cases):
+        raise ValueError("a mistake")
+
+    with pytest.raises(ValueError, match="a mistake"):
+        benchmark.run([Method("wrong", wrong)], cases, "smoke")
+    with pytest.raises(ValueError, match="wanted a name each"):
+        benchmark.run([Method("same", blurred), Method("same", blurred)], cases, "smoke")
+
+
+def test_interrupted_it_goes_on_where_it_stopped(cases, monkeypatch):
+    methods = [Method("oracle", oracle, {"shift": 0.02}, batch=2), Method("lost", lost, batch=3)]
+    whole = benchmark.run(methods, cases, "smoke")
+    monkeypatch.setenv("PDM_RESULTS", str(benchmark.reproduce.results_dir("smoke").parent / "again"))
+    CALLS.clear()
+    stops = Method(
+        "oracle", lambda cases, shift: oracle(cases, shift) if "e" not in cases.names else 1 / 0, {"shift": 0.02}
+    )
+    monkeypatch.setattr(Method, "key", lambda self, part, key=Method.key: key(self, part) | {"function": self.name})
+    with pytest.raises(ZeroDivisionError):
+        benchmark.run([Method(stops.name, stops.restore, stops.settings, batch=2)], cases, "smoke")
+    resumed = benchmark.run(methods, cases, "smoke")
+    assert CALLS == [("a", "b"), ("c", "d"), ("e",)]  # two before the stop, and the one that was missing
+    for name in whole:
+        assert torch.equal(whole[name]["image"], resumed[name]["image"])
+        for one, other in zip(whole[name]["rows"], resumed[name]["rows"], strict=True):
+            assert {k: v for k, v in one.items() if k != "seconds"} == pytest.approx(
+                {k: v for k, v in other.items() if k != "seconds"}, nan_ok=True
+            )
+
+
+def test_another_setting_seed_or_image_is_another_part(cases):
+    plain = Method("oracle", oracle)
+    keys = [plain.key(cases), Method("oracle", oracle, {"shift": 0.02}).key(cases), Method("oracle", lost).key(cases)]
+    keys += [plain.key(cases[:4]), plain.key(cases[1:])]
+    assert len({str(key) for key in keys}) == 5
+    assert plain.key(cases) == Method("oracle", oracle, batch=3).key(cases)
+    assert "image" in Method("oracle", oracle, {}, ("image",)).key(cases)
+
+
+def test_over_an_executor_the_table_is_the_same(cases):
+    methods = [Method("oracle", oracle, {"shift": 0.02}, batch=2), Method("blurred", blurred, batch=2)]
+    with ThreadPoolExecutor(2) as pool:
+        over = benchmark.run(methods, cases, "smoke", pool)
+    assert sorted(CALLS) == [("a", "b"), ("c", "d"), ("e",)]
+    serial = benchmark.run(methods, cases, "pocket")
+    columns = ["method", "n", "psnr", "ssim", "lpips", "mnc", "diverged"]
+    one, other = (aggregate(found, cases.truth, distances=False)[columns] for found in (over, serial))
+    assert one.equals(other)
+
+
+def test_distances_are_of_all_images_of_a_method(cases, monkeypatch):
+    monkeypatch.setattr(distributions, "features", lambda images: images.flatten(1)[:, :4].double())
+    eight = blurred_cases(cases.truth[[0, 1, 2, 3, 4, 0, 1, 2]], cases.kernels[[0, 1, 2, 3, 4, 0, 1, 2]], range(8))
+    result = benchmark.run([Method("oracle", oracle), Method("lost", lost)], eight, "smoke")
+    table = aggregate(result, eight.truth).set_index("method")
+    assert table.loc["oracle", "fd_vgg"] == pytest.approx(0, abs=1e-6) and table.loc["lost", "fd_vgg"] > 0.1
+    assert "fd_vgg" not in aggregate(result, eight.truth, distances=False)
+
+
+def test_the_bootstrap_covers_the_mean_as_often_as_it_says():
+    draw = np.random.default_rng(0)
+    intervals = [bootstrap(draw.normal(3, 1, 40), seed) for seed in range(200)]
+    assert 0.89 < np.mean([low < 3 < high for low, high in intervals]) < 0.99
+    assert bootstrap(np.array([2.0, math.nan, 2.0])) == (2.0, 2.0)
+    assert all(map(math.isnan, bootstrap(np.array([math.nan]))))

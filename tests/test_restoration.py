@@ -1,0 +1,132 @@
+"""Every method under one signature, on tiny random networks and on cases whose answer is known."""
+
+import math
+
+import pytest
+import torch
+
+from pdm import experiments, restoration
+from pdm.constraints import l0
+from pdm.degradations import gaussian_kernels, motion_kernels
+from pdm.operators import blur
+from pdm.priors import NetworkPrior, Prediction
+from pdm.restoration import blurred_cases
+from pdm.schedule import Schedule
+from pdm.unet import UNet, UNetConfig
+
+
+class Sure:
+    """A prior that is sure of one signal, whatever it is shown: its noise is what leads there."""
+
+    def __init__(self, schedule, signal):
+        self.schedule, self.signal, self.shape, self.labels = schedule, signal, tuple(signal.shape), []
+
+    def __call__(self, x, t):
+        alpha_bar = self.schedule.alpha_bar[t]
+        return Prediction((x - alpha_bar.sqrt().float() * self.signal) / (1 - alpha_bar).sqrt().float())
+
+
+def tiny(size: int, channels: int) -> NetworkPrior:
+    torch.manual_seed(0)
+    network = UNet(UNetConfig(size, 8, channels, channels, (1,), attention_resolution=0, num_head_channels=8, patch=4))
+    for parameter in network.parameters():
+        torch.nn.init.normal_(parameter, std=0.05)
+    return NetworkPrior(network)
+
+
+@pytest.fixture
+def priors(monkeypatch) -> dict:
+    """The tiny networks in place of the committed ones, and which labels were asked for."""
+    found = {"image": tiny(32, 3), "kernel": tiny(16, 1), "asked": []}
+
+    def load(name, label=None):
+        found["asked"].append((name, label))
+        return found[name]
+
+    monkeypatch.setattr(restoration, "load_prior", load)
+    return found
+
+
+@pytest.fixture(scope="module")
+def cases() -> restoration.Cases:
+    generator = torch.Generator().manual_seed(1)
+    truth = torch.nn.functional.interpolate(torch.rand(2, 3, 8, 8, generator=generator) * 1.6 - 0.8, 32)
+    return blurred_cases(truth, motion_kernels(2, 16, 0.5, generator), [3, 4], ["a", "b"])
+
+
+def test_cases_are_measurements_and_are_cut_together(cases):
+    assert torch.equal(cases.measurement, experiments.measure(cases.truth, cases.kernels, [3, 4]))
+    second = cases[1:]
+    assert (len(second), second.names, second.seeds) == (1, ("b",), (4,))
+    assert torch.equal(second.measurement, cases.measurement[1:])
+    assert torch.equal(restoration.blurred(cases).image, cases.measurement)
+    with pytest.raises(ValueError, match=r"'seeds': 1.*wanted as many of each"):
+        restoration.Cases(cases.names, cases.truth, cases.measurement, cases.kernels, (3,))
+
+
+def test_blind_dps_is_algorithm_1_as_experiments_has_it(cases, priors):
+    found = restoration.blind_dps(cases, steps=5, label="faces", image_step=2.0, kernel_step=0.3)
+    sizes = experiments.step_sizes(5, 2.0, 0.3)
+    *_, last = experiments.blind_dps(cases.measurement, priors["image"], priors["kernel"], cases.seeds, 5, sizes)
+    assert torch.equal(found.image, last.theta["image"]) and torch.equal(found.kernel, last.theta["kernel"])
+    assert ("image", "faces") in priors["asked"] and ("kernel", None) in priors["asked"]
+    known = restoration.dps(cases, steps=5)
+    *_, last = experiments.dps_known_kernel(cases.measurement, cases.kernels, priors["image"], cases.seeds, 5)
+    assert torch.equal(known.image, last.theta["image"]) and known.kernel is None
+
+
+def test_a_penalty_counts_before_the_kernel_is_normalised_and_not_after(cases, priors):
+    plain = restoration.blind_dps(cases, steps=5)
+    before = restoration.blind_dps(cases, steps=5, penalty="l1", weight=5.0)
+    after = restoration.blind_dps(cases, steps=5, penalty="l1", weight=5.0, penalty_after=True)
+    assert not torch.allclose(before.kernel, plain.kernel, atol=1e-4)
+    torch.testing.assert_close(
+        after.kernel, plain.kernel, rtol=1e-3, atol=1e-5
+    )  # its gradient is zero but for rounding
+    other = restoration.blind_dps(cases, steps=5, penalty="l0", weight=5.0)
+    assert not torch.allclose(other.kernel, before.kernel, atol=1e-4)
+    with pytest.raises(ValueError, match="no penalty is called 'l2'; there are l0, l1"):
+        restoration.blind_dps(cases, steps=5, penalty="l2")
+    with pytest.raises(ValueError, match="no constraint is called 'sum'; there are shift_and_divide, simplex"):
+        restoration.blind_dps(cases, steps=5, constraint="sum")
+
+
+def test_without_a_kernel_prior_the_kernel_goes_down_the_gradient_from_a_gaussian(cases, monkeypatch):
+    prior = Sure(Schedule.linear(), cases.truth[0])
+    one = cases[:1]
+    monkeypatch.setattr(restoration, "load_prior", lambda name, label=None: prior)
+    still = restoration.uniform_kernel(one, steps=3, kernel_step=0.0, std=2.0)
+    torch.testing.assert_close(still.kernel, gaussian_kernels(1, 16, 2.0), rtol=1e-4, atol=1e-7)
+    moved = restoration.uniform_kernel(one, steps=200, image_step=0.0, kernel_step=2e-5, std=2.0)
+    assert moved.kernel.sum().item() == pytest.approx(1, abs=1e-5) and moved.kernel.min() >= 0
+
+    def count(kernel):
+        return l0(2 * kernel / kernel.max() - 1).item()
+
+    def residual(kernel):
+        return (one.measurement - blur(one.truth, kernel)).norm().item()
+
+    assert residual(moved.kernel) < 0.5 * residual(still.kernel)  # the image is known: nothing else can lower it
+    sparse = restoration.uniform_kernel(one, steps=200, image_step=0.0, kernel_step=2e-5, weight=0.1, std=2.0)
+    assert count(sparse.kernel) < 0.95 * count(moved.kernel)
+
+
+def test_baselines_give_kernels_on_the_true_kernels_canvas(cases):
+    for estimate in (restoration.pan_blind(cases[:1]), restoration.self_deblur_blind(cases[:1], steps=2)):
+        assert estimate.image.shape == (1, 3, 32, 32) and estimate.kernel.shape == (1, 1, 16, 16)
+        assert estimate.kernel.sum().item() == pytest.approx(1, abs=1e-4)
+    delta = torch.zeros(1, 1, 15, 15)
+    delta[..., 7, 7] = 1
+    image = cases.truth[:1]
+    torch.testing.assert_close(blur(image, restoration._on_canvas(delta, 16)), image, rtol=0, atol=1e-5)
+    dark, plain = (restoration.pan_blind(cases[:1], dark_channel=v) for v in (True, False))
+    assert not torch.equal(dark.kernel, plain.kernel)
+
+
+def test_wieners_filter_undoes_a_known_blur():
+    rows = torch.linspace(0, 2 * math.pi, 48)
+    truth = (0.6 * torch.sin(rows)[:, None] * torch.cos(2 * rows)).expand(1, 3, 48, 48)
+    cases = blurred_cases(truth, gaussian_kernels(1, 16, 2.0), [0])
+    estimate = restoration.wiener_known_kernel(cases).image
+    assert estimate.shape == truth.shape and estimate.dtype == truth.dtype
+    assert (estimate - truth).norm() < 0.7 * (cases.measurement - truth).norm()

@@ -1,0 +1,104 @@
+"""Three unknowns and more through one loop, on tiny random networks and on cases whose answer is known."""
+
+import pytest
+import torch
+from test_restoration import Sure, tiny
+
+from pdm import benchmark, turbulence
+from pdm.benchmark import Method
+from pdm.degradations import TILT_BOUND, gaussian_kernels, tilt_fields, to_model_range
+from pdm.guidance import operator_parameters
+from pdm.operators import turbulence as through_air
+from pdm.restoration import Estimate, explained
+from pdm.schedule import Schedule
+
+SIDE = 32
+
+
+def scene(frames: int = 1, n: int = 2):
+    generator = torch.Generator().manual_seed(1)
+    truth = torch.nn.functional.interpolate(
+        torch.rand(n, 3, 8, 8, generator=generator) * 1.6 - 0.8, SIDE, mode="bilinear"
+    )
+    tilts = torch.cat([tilt_fields(n, SIDE, generator) for _ in range(frames)], dim=1)
+    return turbulence.turbulent_cases(truth, gaussian_kernels(n, 16, 1.0), tilts, range(n))
+
+
+@pytest.fixture
+def networks(monkeypatch):
+    priors = {"image": tiny(SIDE, 3), "kernel": tiny(16, 1), "tilt": tiny(SIDE, 2)}
+    monkeypatch.setattr(turbulence, "load_prior", lambda name, label=None: priors[name])
+
+
+@pytest.mark.parametrize("frames", [1, 2, 4])
+def test_frames_are_seen_through_a_tilt_each_and_one_kernel(frames):
+    cases = scene(frames)
+    assert cases.measurement.shape == (2, 3 * frames, SIDE, SIDE)
+    views = [through_air(cases.truth, cases.kernels, cases.tilts[:, 2 * i : 2 * i + 2]) for i in range(frames)]
+    assert (cases.measurement - torch.cat(views, dim=1)).std().item() == pytest.approx(0.02, rel=0.05)
+    operator = turbulence.Frames(frames)
+    names = [f"tilt_{i}" for i in range(frames)]
+    assert operator_parameters(operator) == {"image", "kernel", *names}
+    found = operator(cases.truth, cases.kernels, **dict(zip(names, cases.tilts.split(2, 1), strict=True)))
+    torch.testing.assert_close(found, torch.cat(views, dim=1))
+    torch.testing.assert_close(explained(Estimate(cases.truth, cases.kernels, cases.tilts)), found)
+
+
+@pytest.mark.parametrize("frames", [1, 2])
+@pytest.mark.parametrize("method", [turbulence.blind, turbulence.uniform_tilt, turbulence.blur_only])
+def test_every_method_gives_an_image_and_what_it_looks_for(method, frames, networks):
+    cases = scene(frames)
+    found = method(cases, steps=3)
+    assert found.image.shape == cases.truth.shape and found.kernel.shape == cases.kernels.shape
+    assert found.kernel.sum((1, 2, 3)).tolist() == pytest.approx([1, 1], abs=1e-4)
+    if method is turbulence.blur_only:
+        assert found.tilt is None
+    else:
+        assert found.tilt.shape == cases.tilts.shape and found.tilt.abs().max() <= TILT_BOUND
+    alone = method(cases[1:], steps=3)
+    torch.testing.assert_close(alone.image, found.image[1:], rtol=1e-3, atol=1e-3)
+
+
+def test_what_is_told_the_operator_or_asks_for_none_gives_an_image(networks):
+    cases = scene(2)
+    for method in (turbulence.known_operator, turbulence.ilvr):
+        found = method(cases, steps=3)
+        assert found.image.shape == cases.truth.shape and found.kernel is None and found.tilt is None
+
+
+def test_a_tilt_is_found_by_the_gradient_when_all_else_is_known(monkeypatch):
+    """Image and kernel are certain, so that the residual can fall by the tilt alone."""
+    cases = scene(1, n=1)
+    schedule = Schedule.linear()
+    sure = {"image": Sure(schedule, cases.truth[0]), "kernel": Sure(schedule, to_model_range(cases.kernels)[0])}
+    monkeypatch.setattr(turbulence, "load_prior", lambda name, label=None: sure[name])
+    still = turbulence.uniform_tilt(cases, steps=2, image_step=0, kernel_step=0, tilt_step=0)
+    assert still.tilt.abs().max() == 0
+    moved = turbulence.uniform_tilt(cases, steps=300, image_step=0, kernel_step=0, tilt_step=0.01)
+
+    def off(estimate):
+        return (explained(estimate) - cases.measurement).norm().item()
+
+    assert off(moved) < 0.7 * off(still)
+
+
+def test_a_row_has_the_tilts_error_and_the_residual_of_all_frames(networks, monkeypatch, tmp_path):
+    monkeypatch.setenv("PDM_RESULTS", str(tmp_path))
+    cases = scene(2)
+
+    def exact(cases):
+        return Estimate(cases.truth, cases.kernels, cases.tilts)
+
+    def calm(cases):
+        return Estimate(cases.truth, cases.kernels, torch.zeros_like(cases.tilts))
+
+    methods = [Method("exact", exact), Method("calm", calm), Method("blur", turbulence.blur_only, {"steps": 2})]
+    found = benchmark.run(methods, cases, "smoke")
+    assert [row["tilt_epe"] for row in found["exact"]["rows"]] == [0, 0]
+    assert [row["residual_ratio"] for row in found["exact"]["rows"]] == pytest.approx([1, 1], abs=0.05)
+    lengths = cases.tilts.unflatten(1, (2, 2)).norm(dim=2).flatten(1).mean(1)
+    assert [row["tilt_epe"] for row in found["calm"]["rows"]] == pytest.approx(lengths.tolist(), rel=1e-5)
+    assert all(row["tilt_epe"] != row["tilt_epe"] for row in found["blur"]["rows"])  # NaN: it looks for none
+    assert benchmark.aggregate(found, cases.truth).set_index("method").loc["calm", "tilt_epe"] == pytest.approx(
+        lengths.mean().item(), rel=1e-5
+    )
