@@ -138,7 +138,7 @@ RECIPES = {
     "tilt": Recipe(
         network(64, 24, 2, channel_mult=(1, 2, 2)),
         _generated(_tilts),
-        images=200_000,
+        images=100_000,
         velocity=Velocity(0.0, 0.25),
         sets="generated: pdm.degradations.tilt_fields, 64x64",
         terms="MIT, as the code",
