@@ -267,6 +267,7 @@ SAMPLING = [
         "sample: prior that gives NaN",
         lambda: run({"image": Component(lambda x, t: Prediction(x * NAN), (3, 16, 16))}),
         *("image.*NaN", FINITE),
+        FloatingPointError,
     ),
     case(
         "sample: prior of another shape",

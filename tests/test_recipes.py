@@ -74,7 +74,9 @@ def test_going_on_adds_to_the_weights_and_to_the_card(tmp_path, monkeypatch):
 
 
 def test_a_recipe_that_there_is_not_is_refused():
-    with pytest.raises(ValueError, match=r"no recipe is called 'dogs'; there are digits, image, kernel, tilt"):
+    with pytest.raises(
+        ValueError, match=r"no recipe is called 'dogs'; there are deblur_adversarial, deblur_regression, digits, image"
+    ):
         next(train_prior("dogs"))
 
 

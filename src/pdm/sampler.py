@@ -150,7 +150,7 @@ def _checked(name: str, predicted, x: Tensor, t: int):
     if shape != tuple(x.shape):
         raise ValueError(f"the prior of {name!r} gave noise of shape {shape} at t = {t}; wanted {tuple(x.shape)}")
     if not finite:
-        raise FloatingPointError(f"the prior of {name!r} gave NaN or infinite noise at t = {t}: the run diverged")
+        raise FloatingPointError(f"the prior of {name!r} gave NaN or infinite noise at t = {t}; wanted finite noise")
     return predicted
 
 
