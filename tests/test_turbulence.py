@@ -4,7 +4,7 @@ import pytest
 import torch
 from test_restoration import Sure, tiny
 
-from pdm import benchmark, turbulence
+from pdm import benchmark, restoration, turbulence
 from pdm.benchmark import Method
 from pdm.degradations import TILT_BOUND, gaussian_kernels, tilt_fields, to_model_range
 from pdm.guidance import operator_parameters
@@ -27,7 +27,8 @@ def scene(frames: int = 1, n: int = 2):
 @pytest.fixture
 def networks(monkeypatch):
     priors = {"image": tiny(SIDE, 3), "kernel": tiny(16, 1), "tilt": tiny(SIDE, 2)}
-    monkeypatch.setattr(turbulence, "load_prior", lambda name, label=None: priors[name])
+    for module in (restoration, turbulence):
+        monkeypatch.setattr(module, "load_prior", lambda name, label=None: priors[name])
 
 
 @pytest.mark.parametrize("frames", [1, 2, 4])

@@ -200,8 +200,8 @@ def supervised(cases: Cases, name: str = "deblur_regression") -> Estimate:
 def wiener_known_kernel(cases: Cases, balance: float = 0.02) -> Estimate:
     """Wiener's filter with the kernel known, by scikit-image, on the photograph continued by its mirror image.
 
-    `balance` weighs the Laplacian of the estimate against the residual; 0.02 is within 0.2 dB of the best on 16
-    photographs at this noise, for motion and for Gaussian kernels.
+    `balance` weighs the Laplacian of the estimate against the residual; 0.02 stands between what motion
+    kernels and what Gaussian kernels want at this noise.
     """
     half = cases.kernels.shape[-1] // 2
     rows = []

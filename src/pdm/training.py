@@ -122,7 +122,7 @@ def train(
     from there if the file exists. Held-out loss is the averaged network's on `held_out` samples, with time steps
     (uniform ones) and noise that stay the same; training loss is over the recipe's time steps. `start` are weights to
     begin with in place of random ones; `recipe.images` counts theirs too. `compiled` has torch.compile fuse the
-    network's steps: two minutes at first and a C++ compiler wanted, then up to 1.8 times as fast; rounding differs a
+    network's steps: minutes at first and a C++ compiler wanted, then faster, narrow networks most; rounding differs a
     little.
     Yields: dict with `seen`, `curve` (rows of images seen, training loss, held-out loss), `seconds`, and `ema`, the
     averaged network, which goes on changing with the training.

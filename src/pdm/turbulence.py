@@ -4,6 +4,7 @@ Each method has the signature of those of `pdm.restoration`, and takes cases wit
 """
 
 from collections.abc import Sequence
+from dataclasses import replace
 from inspect import Parameter, Signature
 
 import torch
@@ -14,9 +15,9 @@ from pdm.constraints import shift_and_divide
 from pdm.degradations import SIGMA, TILT_BOUND, add_noise
 from pdm.experiments import step_sizes
 from pdm.guidance import DPS, sqrt_alpha_bar
-from pdm.operators import blur, turbulence
+from pdm.operators import turbulence
 from pdm.priors import FlatPrior, load_prior
-from pdm.restoration import Cases, Estimate, explained
+from pdm.restoration import Cases, Estimate, blind_dps, explained
 from pdm.sampler import Component, sample
 from pdm.schedule import Schedule
 
@@ -82,14 +83,8 @@ def blur_only(
     cases: Cases, steps: int = 1000, label: str | None = None, image_step: float = 1.0, kernel_step: float = 0.6
 ) -> Estimate:
     """Algorithm 1 on the first frame, which takes the turbulence for a blur."""
-    kernel = load_prior("kernel")
-    components = {
-        "image": Component(load_prior("image", label), tuple(cases.truth.shape[1:])),
-        "kernel": Component(kernel, kernel.shape, shift_and_divide),
-    }
-    guidance = DPS(_first(cases), blur, step_sizes(steps, image_step, kernel_step))
-    *_, last = sample(components, guidance, cases.seeds, steps)
-    return Estimate(last.theta["image"], last.theta["kernel"])
+    first = replace(cases, measurement=_first(cases), tilts=None)
+    return blind_dps(first, steps, label, image_step, kernel_step)
 
 
 def known_operator(cases: Cases, steps: int = 1000, label: str | None = None, image_step: float = 1.0) -> Estimate:
