@@ -11,7 +11,7 @@ from typing import NamedTuple
 
 import safetensors.torch
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from pdm.schedule import Schedule, Velocity
 from pdm.unet import UNet, UNetConfig, load_adm
@@ -30,7 +30,7 @@ __all__ = [
     "save_prior",
 ]
 
-PRIORS = Path(__file__).resolve().parents[2] / "data" / "priors"
+PRIORS = Path(os.environ.get("PDM_PRIORS") or Path(__file__).resolve().parents[2] / "data" / "priors")
 
 
 class Prediction(NamedTuple):
@@ -201,14 +201,16 @@ def _check_weights(weights: Tensor, points: Tensor) -> None:
         raise ValueError("a mean holds NaN or infinite values; wanted finite ones")
 
 
-def save_prior(name: str, network: UNet, card: dict, folder: str | Path = PRIORS) -> Path:
-    """Write `name`.safetensors in float16 and its card `name`.json, which names the file's SHA-256.
+def save_prior(
+    name: str, network: UNet, card: dict, folder: str | Path = PRIORS, dtype: torch.dtype = torch.float16
+) -> Path:
+    """Write `name`.safetensors in `dtype` and its card `name`.json, which names the file's SHA-256.
 
     Each file is written beside and renamed, the card last, so that a card never speaks of missing weights.
     """
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
-    weights = {k: v.detach().to(torch.float16).contiguous() for k, v in network.state_dict().items()}
+    weights = {k: v.detach().to(dtype).contiguous() for k, v in network.state_dict().items()}
     data = safetensors.torch.save(weights)
     card = {"name": name, "sha256": hashlib.sha256(data).hexdigest(), "network": network.config.as_dict()} | card
     text = json.dumps(card, indent=1) + "\n"
@@ -261,4 +263,8 @@ def load_prior(
         label = card["labels"].index(label)
     network = load_adm(path, UNetConfig(**card["network"]))
     velocity = Velocity(**card["velocity"]) if card.get("velocity") else None
-    return NetworkPrior(network, label, best_precision() if precision is None else precision, velocity)
+    precision = best_precision() if precision is None else precision
+    for layer in network.modules():
+        if isinstance(layer, (nn.Linear, nn.Conv1d, nn.Conv2d)):
+            layer.to(precision)  # once, and not in every step, as autocast would
+    return NetworkPrior(network, label, precision, velocity)

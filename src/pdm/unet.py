@@ -16,6 +16,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from pdm.normalisation import GroupNorm
+
 __all__ = ["UNet", "UNetConfig", "fold_patches", "load_adm", "read_weights", "timestep_embedding", "unfold_patches"]
 
 NORM_GROUPS = 32
@@ -66,9 +68,9 @@ class UNetConfig:
         return {k: list(v) if isinstance(v, tuple) else v for k, v in asdict(self).items()}
 
 
-def _norm(channels: int) -> nn.GroupNorm:
+def _norm(channels: int) -> GroupNorm:
     """Group norm in ADM's 32 groups, or as many of them as divide a width that is no multiple of 32."""
-    return nn.GroupNorm(math.gcd(NORM_GROUPS, channels), channels)
+    return GroupNorm(math.gcd(NORM_GROUPS, channels), channels)
 
 
 def _conv(dims: int, *args, **kwargs) -> nn.Module:
@@ -133,10 +135,9 @@ class ResBlock(nn.Module):
         if self.resample is not None:
             h, x = self.resample(h), self.resample(x)
         h = conv(h)
-        emb = self.emb_layers(emb)  # B 2C
-        scale, shift = emb.reshape(*emb.shape, *[1] * self.dims).chunk(2, dim=1)
+        scale, shift = self.emb_layers(emb).chunk(2, dim=1)  # B C each
         norm, act, _, conv = self.out_layers
-        h = conv(act(norm(h) * (1 + scale) + shift))
+        h = conv(act(norm(h, scale, shift)))
         return self.skip_connection(x) + h
 
 
