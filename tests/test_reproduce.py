@@ -1,10 +1,15 @@
 """The notebook runner, on notebooks of one or two cells."""
 
+import json
+import re
+import subprocess
+
 import nbformat
 import pandas as pd
 import pytest
 
-from pdm import reproduce
+from pdm import provenance, reproduce
+from pdm.priors import prior_card
 
 PARAMETERS = 'import os\nSCALE = os.environ.get("SCALE", "pocket")\nSEED = 0'
 WRITE = """from pdm.reproduce import results_dir
@@ -137,13 +142,9 @@ def test_a_table_is_written_whole_or_not_at_all(tmp_path, monkeypatch):
     by_method = reproduce.write_table(frame.set_index("method"), "by_method", "smoke")
     assert by_method.read_text() == path.read_text()
 
-    def half(self, target, **_):
-        target.write_text("method,ps")
-        raise OSError("disk full")
-
-    monkeypatch.setattr(pd.DataFrame, "to_csv", half)
+    monkeypatch.setattr("os.replace", lambda *paths: (_ for _ in ()).throw(OSError("disk full")))
     with pytest.raises(OSError, match="disk full"):
-        reproduce.write_table(frame, "table_1", "smoke")
+        reproduce.write_table(frame * 2, "table_1", "smoke")
     left = sorted(file.name for file in path.parent.iterdir())
     assert left == ["by_method.csv", "table_1.csv"] and path.read_text().startswith("method,psnr\n")
 
@@ -190,3 +191,33 @@ def test_a_shared_table_keeps_the_rows_of_others(tmp_path, monkeypatch):
     reproduce.update_table(old, "priors", "smoke", "prior")
     path = reproduce.update_table(pd.DataFrame({"prior": ["image"], "loss": [4.0]}), "priors", "smoke", "prior")
     assert path.read_text() == "prior,loss\nimage,4\nkernel,2\n"
+
+
+def test_a_table_says_where_it_came_from(tmp_path, monkeypatch):
+    monkeypatch.setenv("PDM_RESULTS", str(tmp_path))
+    frame = pd.DataFrame({"method": ["dps", "pan"], "commits": ["abc", "abc def"], "seeds": ["0-3", "0-1"]})
+    path = reproduce.write_table(frame, "methods", "smoke", seed=7)
+    assert path.read_text() == "method\ndps\npan\n"
+    origin = json.loads((tmp_path / "smoke" / "provenance" / "methods.json").read_text())
+    assert origin["rows"] == {"commits": ["abc", "abc def"], "seeds": ["0-3", "0-1"]}
+    assert (origin["scale"], origin["seed"], origin["packages"]["pandas"]) == ("smoke", 7, pd.__version__)
+    assert origin["weights"]["image"] == prior_card("image")["sha256"] and origin["machine"]["cores"] >= 1
+
+
+def test_a_commit_is_marked_where_the_code_differs_from_it(tmp_path):
+    def git(*arguments):
+        identity = ["-c", "user.name=a", "-c", "user.email=a@b.c"]
+        subprocess.run(["git", "-C", str(tmp_path), *identity, *arguments], check=True, capture_output=True)
+
+    assert provenance.commit(tmp_path) == "unknown"
+    git("init")
+    (tmp_path / "src").mkdir()
+    (tmp_path / "src" / "a.py").write_text("a = 1")
+    git("add", ".")
+    git("commit", "-m", "first")
+    clean = provenance.commit(tmp_path)
+    assert re.fullmatch("[0-9a-f]{12}", clean)
+    (tmp_path / "notes").write_text("no input of a table")
+    assert provenance.commit(tmp_path) == clean
+    (tmp_path / "src" / "a.py").write_text("a = 2")
+    assert provenance.commit(tmp_path) == clean + "+"

@@ -11,8 +11,11 @@ import sys
 import time
 from pathlib import Path
 
+from pdm import provenance
+
 SCALES = ("smoke", "pocket", "bench", "paper")
 ROOT = Path(__file__).resolve().parents[2]  # the repository, which is installed editable
+BESIDE = ("commits", "seeds")  # columns of a table that go into its provenance
 
 
 def results_dir(scale, results=None):
@@ -29,37 +32,63 @@ def results_dir(scale, results=None):
     return folder
 
 
-def write_table(frame, name, scale):
+def write_table(frame, name, scale, seed=None):
     """Write a DataFrame to `results/SCALE/tables/NAME.csv`, whole or not at all, and return the path.
 
-    Numbers keep six significant digits; the index is written only where it has a name.
+    Numbers keep six significant digits; the index is written only where it has a name. Where it came from is written to
+    `results/SCALE/provenance/NAME.json`: `pdm.provenance.describe`, `seed`, and for each row the values of the columns
+    `commits` and `seeds`, which the CSV leaves out.
     Raises ValueError for an unknown scale, or a name that is not a plain file name.
     """
-    if not re.fullmatch(r"\w[\w.-]*", name):
-        raise ValueError(f"a table's name is letters, digits, '_', '-' and '.', not {name!r}")
-    path = results_dir(scale) / "tables" / f"{name}.csv"
-    partial = path.with_name(f".{name}.{os.getpid()}.tmp")
-    named_index = any(level is not None for level in frame.index.names)
-    try:
-        frame.to_csv(partial, float_format="%.6g", index=named_index)
-        os.replace(partial, path)
-    finally:
-        partial.unlink(missing_ok=True)
-    return path
+    _write_provenance(frame, name, scale, seed)
+    return _write_csv(frame, name, scale)
 
 
-def update_table(frame, name, scale, by):
+def update_table(frame, name, scale, by, seed=None):
     """Write `frame` into `results/SCALE/tables/NAME.csv` in place of the rows that have its values of column `by`.
 
-    Rows of other values stay, so that several notebooks share a table. Returns the path; raises as `write_table`.
+    Rows of other values stay, so that several notebooks share a table; where these rows came from is written to
+    `results/SCALE/provenance/NAME-VALUES.json`. Returns the path; raises as `write_table`.
     """
     import pandas as pd  # here, for the command line below should start at once
 
+    _write_provenance(frame, "-".join([name, *sorted(frame[by].unique())]), scale, seed)
     path = results_dir(scale) / "tables" / f"{name}.csv"
     if path.is_file():
         others = pd.read_csv(path)
         frame = pd.concat([others[~others[by].isin(frame[by])], frame]).sort_values(by, kind="stable")
-    return write_table(frame, name, scale)
+    return _write_csv(frame, name, scale)
+
+
+def _write_csv(frame, name, scale):
+    path = results_dir(scale) / "tables" / f"{_plain_name(name)}.csv"
+    named_index = any(level is not None for level in frame.index.names)
+    beside = [column for column in BESIDE if column in frame]
+    _write(path, frame.drop(columns=beside).to_csv(float_format="%.6g", index=named_index))
+    return path
+
+
+def _write_provenance(frame, name, scale, seed):
+    path = results_dir(scale) / "provenance" / f"{_plain_name(name)}.json"
+    rows = {column: [str(value) for value in frame[column]] for column in BESIDE if column in frame}
+    origin = provenance.describe() | {"scale": scale, "seed": seed} | ({"rows": rows} if rows else {})
+    path.parent.mkdir(exist_ok=True)
+    _write(path, json.dumps(origin, indent=1) + "\n")
+
+
+def _plain_name(name):
+    if not re.fullmatch(r"\w[\w.-]*", name):
+        raise ValueError(f"a table's name is letters, digits, '_', '-' and '.', not {name!r}")
+    return name
+
+
+def _write(path, text):
+    partial = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        partial.write_text(text)
+        os.replace(partial, path)
+    finally:
+        partial.unlink(missing_ok=True)
 
 
 def finished(scale, key, compute):

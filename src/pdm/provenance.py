@@ -1,0 +1,62 @@
+"""Where a table came from: commit, weights, packages and machine."""
+
+import contextlib
+import json
+import os
+import platform
+import subprocess
+from importlib import metadata
+from pathlib import Path
+
+__all__ = ["commit", "describe"]
+
+ROOT = Path(__file__).resolve().parents[2]  # the repository, which is installed editable
+PACKAGES = ("parallel-diffusion", "torch", "torchvision", "numpy", "scipy", "pandas", "scikit-image", "lpips", "piq")
+INPUTS = ("src", "notebooks", "data", "pyproject.toml")  # what a table depends on
+
+
+def commit(repository=ROOT):
+    """The commit that is checked out, with "+" where code, notebooks or data differ from it; "unknown" without git."""
+    try:
+        head = _git(repository, "rev-parse", "HEAD")
+        return head[:12] + ("+" if _git(repository, "status", "--porcelain", "--", *INPUTS) else "")
+    except (OSError, subprocess.CalledProcessError):
+        return "unknown"
+
+
+def describe():
+    """A dict of plain values: commit, SHA-256 of the committed weights, Python, packages, machine and precision."""
+    import torch  # here, for the command line of `reproduce` should start at once
+
+    from pdm.priors import PRIORS, best_precision
+
+    cards = {path.stem: json.loads(path.read_text()) for path in sorted(PRIORS.glob("*.json"))}
+    devices = [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())]
+    return {
+        "commit": commit(),
+        "weights": {name: card["sha256"] for name, card in cards.items()},
+        "python": platform.python_version(),
+        "packages": {name: _version(name) for name in PACKAGES},
+        "machine": {"system": platform.system(), "processor": _processor(), "cores": os.cpu_count(), "gpus": devices},
+        "precision": str(best_precision()).removeprefix("torch."),
+    }
+
+
+def _git(repository, *arguments):
+    command = ["git", "-C", str(repository), *arguments]
+    return subprocess.run(command, check=True, capture_output=True, text=True, timeout=30).stdout.strip()
+
+
+def _version(name):
+    try:
+        return metadata.version(name)
+    except metadata.PackageNotFoundError:
+        return "none"
+
+
+def _processor():
+    with contextlib.suppress(OSError):
+        for line in Path("/proc/cpuinfo").read_text().splitlines():
+            if line.startswith("model name"):
+                return line.partition(":")[2].strip()
+    return platform.processor() or platform.machine()
