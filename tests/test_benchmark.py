@@ -69,6 +69,13 @@ def test_divergence_is_a_residual_above_three_times_the_noise(cases):
     assert aggregate(result, cases.truth, distances=False).diverged.tolist() == [0, 5]
 
 
+def test_the_residual_is_held_against_the_noise_and_boundary_of_the_cases(cases):
+    loud = blurred_cases(cases.truth, cases.kernels, cases.seeds, cases.names, sigma=0.1, boundary="zero")
+    rows = benchmark.run([Method("oracle", oracle)], loud, "smoke")["oracle"]["rows"]
+    assert [row["residual_ratio"] for row in rows] == pytest.approx([1] * 5, abs=0.1)
+    assert not any(row["diverged"] for row in rows)
+
+
 def test_what_fails_is_a_row_and_spoils_no_other(cases):
     methods = [Method("oracle", oracle, {"raises_at": "b", "shift": 0.02}), Method("half", half_nan)]
     result = benchmark.run(methods, cases, "smoke")

@@ -1,6 +1,7 @@
 """Methods on images, and the tables that come of it: resumable, and over any executor."""
 
 import math
+import os
 import time
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Executor, as_completed
@@ -11,16 +12,18 @@ import pandas as pd
 import torch
 from torch import Tensor
 
-from pdm import distributions, metrics, reproduce
+from pdm import distributions, metrics, provenance, reproduce
+from pdm.degradations import SIGMA
+from pdm.executors import connected
 from pdm.experiments import DIVERGED, residual_ratio, score
 from pdm.priors import best_precision, prior_card
 from pdm.restoration import Cases, Estimate, explained
 
 __all__ = ["COLUMNS", "METRICS", "Method", "aggregate", "bootstrap", "restore", "run"]
 
-COLUMNS = (  # of a table of methods, in their order
+COLUMNS = (  # of a table of methods, in their order; `reproduce.write_table` keeps the last two beside the CSV
     "dataset degradation method n psnr psnr_lo psnr_hi ssim lpips lpips_lo lpips_hi fd_vgg kid kernel_mse mnc "
-    "diverged seconds_per_image steps scale"
+    "diverged seconds_per_image steps scale seeds commits"
 ).split()
 METRICS = ("psnr", "ssim", "lpips", "kernel_mse", "mnc", "tilt_epe")
 ESTIMATES = ("image", "kernel", "tilt")
@@ -43,11 +46,13 @@ class Method:
     def key(self, cases: Cases) -> dict:
         """All that the result depends on but the code, for `reproduce.finished`."""
         weights = {name: prior_card(name)["sha256"] for name in self.priors}
-        data = {n: reproduce.digest(getattr(cases, n)) for n in ("truth", "measurement", "kernels")}
+        names = ("truth", "measurement", "kernels") + ("tilts",) * (cases.tilts is not None)
+        data = {n: reproduce.digest(getattr(cases, n)) for n in names}
         precision = {"precision": str(best_precision())} if self.priors else {}
+        made = {} if (cases.sigma, cases.boundary) == (SIGMA, "reflect") else {"made": [cases.sigma, cases.boundary]}
         function = f"{self.restore.__module__}.{self.restore.__qualname__}"
         settings = {"settings": dict(self.settings), "seeds": list(cases.seeds), "names": list(cases.names)}
-        return {"name": self.name, "function": function} | settings | weights | data | precision
+        return {"name": self.name, "function": function} | settings | weights | data | precision | made
 
 
 def restore(method: Method, cases: Cases) -> dict:
@@ -61,7 +66,8 @@ def restore(method: Method, cases: Cases) -> dict:
     begin = time.perf_counter()
     estimate = _attempt(method, cases)
     seconds = (time.perf_counter() - begin) / len(cases)
-    rows = [_row(method, cases[i : i + 1], _one(estimate, i)) | {"seconds": seconds} for i in range(len(cases))]
+    origin = {"seconds": seconds, "commit": provenance.commit()}
+    rows = [_row(method, cases[i : i + 1], _one(estimate, i)) | origin for i in range(len(cases))]
     return {"rows": rows} | {name: getattr(estimate, name) for name in ESTIMATES}
 
 
@@ -69,6 +75,7 @@ def _row(method: Method, case: Cases, estimate: Estimate) -> dict:
     """The figures of one image, NaN where it has none."""
     row = {
         "image": case.names[0],
+        "seed": case.seeds[0],
         "method": method.name,
         **dict.fromkeys(METRICS, math.nan),
         "residual_ratio": math.nan,
@@ -80,10 +87,10 @@ def _row(method: Method, case: Cases, estimate: Estimate) -> dict:
     row |= score(method.name, case.names, estimate.image, case.truth, estimate.kernel, true_kernel).iloc[0].to_dict()
     if estimate.tilt is not None:
         row["tilt_epe"] = metrics.end_point_error(estimate.tilt, case.tilts).item()
-    found = explained(estimate, case.measurement.shape[1] // case.truth.shape[1])
+    found = explained(estimate, case.measurement.shape[1] // case.truth.shape[1], case.boundary)
     if found is not None:
         residual = (case.measurement - found).flatten(1).norm(dim=1)
-        row["residual_ratio"] = residual_ratio(residual, case.measurement).item()
+        row["residual_ratio"] = residual_ratio(residual, case.measurement, case.sigma).item()
     return row | {"diverged": row["residual_ratio"] > DIVERGED}
 
 
@@ -91,9 +98,13 @@ def run(methods: Sequence[Method], cases: Cases, scale: str, executor: Executor 
     """Every method on every case: by method's name what `restore` returns, its batches joined.
 
     Each batch is kept in results/`scale`/parts as it finishes, so that a run that was interrupted goes on where it
-    stopped and gives the same. With an `executor` the batches are handed to it, and what comes back is kept here.
+    stopped and gives the same. With an `executor` the batches are handed to it, and what comes back is kept here;
+    without one, to the Dask scheduler that the environment's EXECUTOR names, if it does.
     Raises: ValueError for two methods of one name, and what a method raises that is no matter of numbers.
     """
+    if executor is None and os.environ.get("EXECUTOR"):
+        with connected(os.environ["EXECUTOR"]) as executor:
+            return run(methods, cases, scale, executor)
     if len({m.name for m in methods}) != len(methods):
         raise ValueError(f"methods are called {[m.name for m in methods]}; wanted a name each")
     units = [(m, cases[i : i + m.batch]) for m in methods for i in range(0, len(cases), m.batch)]
@@ -131,6 +142,7 @@ def aggregate(results: Mapping[str, dict], truth: Tensor, distances: bool = True
             row["kid"] = math.nan if found is None else distributions.kernel_distance(found, reference)
         row["mnc_median"] = table.mnc.median()
         row |= {"diverged": int(table.diverged.sum()), "seconds_per_image": table.seconds.mean()}
+        row |= {"seeds": f"{table.seed.min()} to {table.seed.max()}", "commits": " ".join(sorted(set(table.commit)))}
         rows.append(row | {"steps": int(table.steps.iloc[0])})
     return pd.DataFrame(rows)
 

@@ -1,0 +1,84 @@
+"""Scale-out over two real worker processes: the same table, and a worker that dies loses nothing."""
+
+import os
+import signal
+import time
+from concurrent.futures import ThreadPoolExecutor
+
+import pandas as pd
+import pytest
+import torch
+from distributed import LocalCluster
+
+from pdm import benchmark
+from pdm.benchmark import Method
+from pdm.degradations import motion_kernels
+from pdm.executors import connected
+from pdm.restoration import Estimate, blurred_cases
+
+
+@pytest.fixture(scope="module")
+def cluster():
+    with LocalCluster(n_workers=2, threads_per_worker=1, processes=True, dashboard_address=None) as cluster:
+        yield cluster
+
+
+@pytest.fixture
+def cases():
+    generator = torch.Generator().manual_seed(1)
+    truth = torch.nn.functional.interpolate(torch.rand(8, 3, 8, 8, generator=generator) * 1.6 - 0.8, 32)
+    return blurred_cases(truth, motion_kernels(8, 16, 0.5, generator), range(8))
+
+
+def slow(cases, seconds: float = 0.0) -> Estimate:
+    time.sleep(seconds)
+    return Estimate((cases.measurement * 1.1).clamp(-1, 1), cases.kernels.roll(1, 2))
+
+
+def table(method, cases, folder, monkeypatch, executor=None):
+    monkeypatch.setenv("PDM_RESULTS", str(folder))
+    result = benchmark.run([method], cases, "smoke", executor)
+    return pd.DataFrame(result[method.name]["rows"]).drop(columns="seconds"), result[method.name]["image"]
+
+
+@pytest.fixture
+def method():
+    import cloudpickle  # what distributed sends functions by: this module is not on the workers' path
+
+    cloudpickle.register_pickle_by_value(__import__(__name__))
+    yield Method("slow", slow, {"seconds": 0.2}, batch=2)
+    cloudpickle.unregister_pickle_by_value(__import__(__name__))
+
+
+def test_over_two_processes_the_table_is_the_serial_one(cluster, cases, method, tmp_path, monkeypatch):
+    serial, image = table(method, cases, tmp_path / "serial", monkeypatch)
+    monkeypatch.setenv("EXECUTOR", cluster.scheduler_address)
+    spread, same = table(method, cases, tmp_path / "dask", monkeypatch)
+    pd.testing.assert_frame_equal(serial, spread)
+    assert torch.equal(image, same) and len(list((tmp_path / "dask" / "smoke" / "parts").iterdir())) == 4
+
+
+def test_a_worker_that_is_killed_loses_nothing(cluster, cases, method, tmp_path, monkeypatch):
+    serial, _ = table(method, cases, tmp_path / "serial", monkeypatch)
+    before = {worker.pid for worker in cluster.workers.values()}
+    with ThreadPoolExecutor(1) as beside, connected(cluster.scheduler_address) as executor:
+        running = beside.submit(table, method, cases, tmp_path / "dask", monkeypatch, executor)
+        time.sleep(0.3)
+        os.kill(min(before), signal.SIGKILL)
+        spread, _ = running.result(timeout=60)
+    pd.testing.assert_frame_equal(serial, spread)
+    deadline = time.monotonic() + 30
+    while min(before) in {worker.pid for worker in cluster.workers.values()} and time.monotonic() < deadline:
+        time.sleep(0.1)
+    assert min(before) not in {worker.pid for worker in cluster.workers.values()}  # it was one that worked
+
+
+def test_without_an_address_there_is_no_executor():
+    for nothing in (None, ""):
+        with connected(nothing) as executor:
+            assert executor is None
+
+
+def test_an_address_that_is_none_is_refused():
+    with pytest.raises(ValueError, match="EXECUTOR is 'slurm'"), connected("slurm"):
+        pass
