@@ -130,3 +130,26 @@ def test_wieners_filter_undoes_a_known_blur():
     estimate = restoration.wiener_known_kernel(cases).image
     assert estimate.shape == truth.shape and estimate.dtype == truth.dtype
     assert (estimate - truth).norm() < 0.7 * (cases.measurement - truth).norm()
+
+
+def test_the_releases_batch_is_ours_for_one_image_and_no_larger_one(cases, priors):
+    settings = {"steps": 5, "whole_batch": True}
+    plain = restoration.blind_dps(cases[:1], steps=5)
+    alone, both = restoration.blind_dps(cases[:1], **settings), restoration.blind_dps(cases, **settings)
+    torch.testing.assert_close(alone.image, plain.image, atol=1e-4, rtol=0)
+    torch.testing.assert_close(alone.kernel, plain.kernel, atol=1e-5, rtol=0)
+    assert (both.image[:1] - alone.image).abs().max() > 1e-3
+    with pytest.raises(ValueError, match="whole_batch"):
+        restoration.blind_dps(cases, penalty="l1", **settings)
+
+
+def test_the_operator_has_the_boundary_of_the_cases_unless_told(cases, priors):
+    dark = blurred_cases(cases.truth, cases.kernels, cases.seeds, boundary="zero")
+    assert torch.equal(dark.measurement, experiments.measure(dark.truth, dark.kernels, dark.seeds, boundary="zero"))
+    assert dark[:1].boundary == "zero" and dark[:1].sigma == dark.sigma
+    truth = restoration.Estimate(dark.truth, dark.kernels)
+    noise = dark.measurement - restoration.explained(truth, boundary=dark.boundary)
+    assert noise.std().item() == pytest.approx(dark.sigma, rel=0.05)
+    own, told = restoration.blind_dps(dark, steps=5), restoration.blind_dps(dark, steps=5, boundary="zero")
+    assert torch.equal(own.image, told.image)
+    assert not torch.equal(own.image, restoration.blind_dps(dark, steps=5, boundary="reflect").image)

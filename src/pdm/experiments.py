@@ -1,9 +1,7 @@
 """Methods on images: the pieces that the notebooks share, from a measurement to a row of a table."""
 
 import math
-import statistics
 import sys
-import time
 from collections.abc import Iterator, Mapping, Sequence
 from functools import partial
 from itertools import pairwise
@@ -18,7 +16,7 @@ from pdm.constraints import shift_and_divide
 from pdm.degradations import SIGMA, add_noise
 from pdm.guidance import DPS, StepSize, sqrt_alpha_bar
 from pdm.operators import blur
-from pdm.priors import NetworkPrior, load_prior
+from pdm.priors import NetworkPrior
 from pdm.sampler import Component, State, sample
 from pdm.schedule import Schedule, ddim_step
 from pdm.training import BANDS, band_losses
@@ -35,22 +33,23 @@ __all__ = [
     "progress",
     "residual_ratio",
     "score",
-    "seconds_per_step",
     "step_sizes",
 ]
 
 DIVERGED = 3.0  # a residual above this many times the norm of the noise
 
 
-def measure(images: Tensor, kernels: Tensor, seeds: Sequence[int], sigma: float = SIGMA) -> Tensor:
+def measure(
+    images: Tensor, kernels: Tensor, seeds: Sequence[int], sigma: float = SIGMA, boundary: str = "reflect"
+) -> Tensor:
     """y = k * x + n with a noise stream per sample: B C H W and B 1 h w to B C H W.
 
-    The scene beyond the frame is the mirrored image (`blur`'s "reflect"): no dark rim gives the kernel away.
+    The scene beyond the frame is by default the mirrored image: no dark rim gives the kernel away.
     Raises: ValueError as `blur` and `add_noise`, and unless there is one seed per image.
     """
     if len(seeds) != len(images):
         raise ValueError(f"{len(seeds)} seeds for {len(images)} images; wanted one each")
-    blurred = blur(images, kernels)
+    blurred = blur(images, kernels, boundary)
     noisy = [add_noise(y, sigma, Generator().manual_seed(seed)) for y, seed in zip(blurred, seeds, strict=True)]
     return torch.stack(noisy)
 
@@ -190,27 +189,3 @@ def summary(method: str, last: State, measurement: Tensor, truth: Tensor, kernel
     means = table[["psnr", "ssim", "lpips", "mnc", "kernel_mse"]].mean().to_dict()
     extra = {"mnc_median": table.mnc.median(), "residual_ratio": ratio.mean().item()}
     return {"n": len(names), **means, **extra, "diverged": int(has_diverged(ratio).sum())}
-
-
-def seconds_per_step(batch: int, repeats: int, seed: int = 0, plain: bool = False) -> float:
-    """Median wall time of one guided step of image and kernel, on the committed networks and a batch of noise.
-
-    `plain` is the obvious way, for comparison: float32, default memory layout, weights that require gradients, and
-    direct convolution in the operator. What a step costs does not depend on what the images show.
-    """
-    priors = {name: load_prior(name, precision=torch.float32 if plain else None) for name in ("image", "kernel")}
-    if plain:
-        for prior in priors.values():
-            prior.layout = torch.contiguous_format
-            prior.network.to(memory_format=torch.contiguous_format).requires_grad_(True)
-    components = {"image": Component(priors["image"], priors["image"].shape)}
-    components["kernel"] = Component(priors["kernel"], priors["kernel"].shape, shift_and_divide)
-    operator = partial(blur, method="direct" if plain else "fft")
-    measurement = torch.randn(batch, *priors["image"].shape, generator=Generator().manual_seed(seed))
-    states = sample(components, DPS(measurement, operator, step_sizes(1000)), range(batch), 1000)
-    times = []
-    for _ in range(repeats + 1):
-        start = time.perf_counter()
-        next(states)
-        times.append(time.perf_counter() - start)
-    return statistics.median(times[1:])

@@ -5,7 +5,8 @@ can be handed them.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
+from functools import partial
 
 import numpy as np
 import torch
@@ -17,11 +18,12 @@ from pdm.baselines.pan import deblur as pan_deblur
 from pdm.baselines.self_deblur import deblur as self_deblur
 from pdm.baselines.supervised import restore
 from pdm.constraints import l0, l1, project_simplex, shift_and_divide, simplex
-from pdm.degradations import gaussian_kernels
+from pdm.degradations import SIGMA, gaussian_kernels
 from pdm.experiments import dps_known_kernel, measure, step_sizes
 from pdm.guidance import DPS
 from pdm.operators import blur, turbulence
 from pdm.priors import FlatPrior, load_prior
+from pdm.release import WholeBatchDPS, divide_by_batch_sum
 from pdm.sampler import Component, sample
 from pdm.schedule import Schedule
 
@@ -49,7 +51,8 @@ class Cases:
     """Photographs and what became of them, B of each: `truth` B C H W, `kernels` B 1 h w, `seeds`.
 
     `measurement` is B C H W, or B KC H W for K frames seen through as many `tilts`, B 2K H W in pixels; there are none
-    where the air was calm. A blind method reads `measurement` and `seeds` alone.
+    where the air was calm. `sigma` is the noise's standard deviation, and `boundary` what lies beyond the frame, as in
+    `operators.blur`. A blind method reads `measurement`, `seeds` and `boundary` alone.
     Raises: ValueError for unequal numbers.
     """
 
@@ -59,6 +62,8 @@ class Cases:
     kernels: Tensor
     seeds: tuple[int, ...]
     tilts: Tensor | None = None
+    sigma: float = SIGMA
+    boundary: str = "reflect"
 
     def __post_init__(self):
         counts = {name: len(value) for name, value in self._parts().items() if value is not None}
@@ -66,13 +71,13 @@ class Cases:
             raise ValueError(f"the cases have {counts}; wanted as many of each")
 
     def _parts(self) -> dict:
-        return {f.name: getattr(self, f.name) for f in fields(self)}
+        return {f.name: getattr(self, f.name) for f in fields(self) if f.name not in ("sigma", "boundary")}
 
     def __len__(self) -> int:
         return len(self.names)
 
     def __getitem__(self, which: slice) -> "Cases":
-        return Cases(**{name: None if v is None else v[which] for name, v in self._parts().items()})
+        return replace(self, **{name: None if v is None else v[which] for name, v in self._parts().items()})
 
 
 @dataclass(frozen=True, eq=False)
@@ -84,20 +89,28 @@ class Estimate:
     tilt: Tensor | None = None
 
 
-def explained(estimate: Estimate, frames: int = 1) -> Tensor | None:
+def explained(estimate: Estimate, frames: int = 1, boundary: str = "reflect") -> Tensor | None:
     """The measurement that an estimate stands for, B KC H W; None where the method has no kernel to explain it by."""
     if estimate.kernel is None:
         return None
     if estimate.tilt is None:
-        return blur(estimate.image, estimate.kernel).repeat(1, frames, 1, 1)
-    views = [turbulence(estimate.image, estimate.kernel, tilt) for tilt in estimate.tilt.split(2, dim=1)]
+        return blur(estimate.image, estimate.kernel, boundary).repeat(1, frames, 1, 1)
+    views = [turbulence(estimate.image, estimate.kernel, tilt, boundary) for tilt in estimate.tilt.split(2, dim=1)]
     return torch.cat(views, dim=1)
 
 
-def blurred_cases(truth: Tensor, kernels: Tensor, seeds: Sequence[int], names: Sequence[str] | None = None) -> Cases:
+def blurred_cases(
+    truth: Tensor,
+    kernels: Tensor,
+    seeds: Sequence[int],
+    names: Sequence[str] | None = None,
+    sigma: float = SIGMA,
+    boundary: str = "reflect",
+) -> Cases:
     """Blur photographs and add noise, as `experiments.measure`; the seeds are the noise's and the methods'."""
     names = [str(i) for i in range(len(truth))] if names is None else names
-    return Cases(tuple(names), truth, measure(truth, kernels, seeds), kernels, tuple(seeds))
+    seen = measure(truth, kernels, seeds, sigma, boundary)
+    return Cases(tuple(names), truth, seen, kernels, tuple(seeds), sigma=sigma, boundary=boundary)
 
 
 def blurred(cases: Cases) -> Estimate:
@@ -116,14 +129,19 @@ def blind_dps(
     penalty: str | None = None,
     weight: float = 0.0,
     penalty_after: bool = False,
+    whole_batch: bool = False,
+    boundary: str | None = None,
 ) -> Estimate:
     """Algorithm 1. `label` is the image prior's; step sizes as `experiments.step_sizes`.
 
     `penalty` "l1" or "l0" with its `weight` is on the kernel before it is normalised, or, with `penalty_after`, on what
-    the normalisation leaves of it, as in the authors' release. `constraint` is "shift_and_divide" or "simplex".
-    Raises: ValueError for another name.
+    the normalisation leaves of it, as in the authors' release. `constraint` is "shift_and_divide" or "simplex"; with
+    `whole_batch` sum and norm run over the batch, as in the release. `boundary` is what the method takes to lie beyond
+    the frame, by default what does. Raises: ValueError for another name, or `whole_batch` with simplex or a penalty.
     """
-    constrain = _choice("constraint", constraint, CONSTRAINTS)
+    if whole_batch and (penalty is not None or constraint != "shift_and_divide"):
+        raise ValueError(f"whole_batch with constraint {constraint!r} and penalty {penalty!r}; wanted neither")
+    constrain = divide_by_batch_sum if whole_batch else _choice("constraint", constraint, CONSTRAINTS)
     terms = {}
     if penalty is not None:
         term = _choice("penalty", penalty, PENALTIES)
@@ -134,9 +152,13 @@ def blind_dps(
         "image": Component(load_prior("image", label), tuple(cases.measurement.shape[1:])),
         "kernel": Component(kernel_prior, kernel_prior.shape, constrain),
     }
+    operator = partial(blur, boundary=cases.boundary if boundary is None else boundary)
     sizes = step_sizes(steps, image_step, kernel_step, constant)
-    *_, last = sample(components, DPS(cases.measurement, blur, sizes, terms), cases.seeds, steps)
-    return Estimate(last.theta["image"], last.theta["kernel"])
+    one_norm = WholeBatchDPS(cases.measurement, operator, sizes) if whole_batch else None
+    guidance = one_norm or DPS(cases.measurement, operator, sizes, terms)
+    *_, last = sample(components, guidance, cases.seeds, steps)
+    kernel = shift_and_divide(last.x0["kernel"]) if whole_batch else last.theta["kernel"]
+    return Estimate(last.theta["image"], kernel)
 
 
 def dps(cases: Cases, steps: int = 1000, label: str | None = None, image_step: float = 1.0) -> Estimate:

@@ -1,0 +1,64 @@
+"""What the authors' public release does where it departs from the paper, on our own functions; notebook 09 runs it.
+
+The step size sqrt(alpha_bar_t) is `guidance.sqrt_alpha_bar`, the correlation `operators.correlate`.
+"""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from pdm.guidance import DPS, StepSize
+from pdm.operators import warp
+
+__all__ = ["WholeBatchDPS", "divide_by_batch_sum", "overwritten", "warp_in_place"]
+
+
+@dataclass(frozen=True, eq=False)
+class WholeBatchDPS:
+    """`DPS` with one norm over the whole batch: a sample's step is smaller the worse the others fit.
+
+    The gradient of each sample is DPS's times |r_i| / |r|, r_i being its residual and r that of the batch. The loss
+    is still each sample's own norm. Args: DPS's, without a penalty. Raises: ValueError as DPS.
+    """
+
+    measurement: Tensor
+    operator: Callable[..., Tensor]
+    scale: Mapping[str, StepSize]
+
+    def __post_init__(self):
+        object.__setattr__(self, "alone", DPS(self.measurement, self.operator, self.scale))
+
+    @property
+    def names(self) -> frozenset[str]:
+        """The components that the operator takes."""
+        return self.alone.names
+
+    def __call__(self, state, proposal) -> tuple[dict[str, Tensor], Tensor]:
+        """The displacement of each component, and the residual norms: B."""
+        predicted = self.operator(**state.theta)
+        difference = self.measurement - predicted
+        gradients = torch.autograd.grad(difference.norm(), list(state.x.values()))
+        sizes = {n: a(state.t) if callable(a) else a for n, a in self.scale.items()}
+        loss = difference.detach().flatten(1).norm(dim=1)
+        return {n: sizes[n] * g for n, g in zip(state.x, gradients, strict=True)}, loss
+
+
+def divide_by_batch_sum(x: Tensor) -> Tensor:
+    """Kernels in model range, B 1 h w, clamped at 0 and divided by the sum of all of them: of sum 1 if B is 1."""
+    u = ((x + 1) / 2).clamp(min=0)
+    return u / u.sum().clamp(min=1e-6)
+
+
+def warp_in_place(image: Tensor, tilt: Tensor) -> Tensor:
+    """`operators.warp` with zeros around, which leaves in `tilt` the places looked at, not the displacements."""
+    seen = warp(image, tilt, "zero")
+    tilt.copy_(overwritten(tilt))
+    return seen
+
+
+def overwritten(tilt: Tensor) -> Tensor:
+    """What a tilt field, B 2 H W, is after one use: the pixel grid has been added to it."""
+    row, column = (torch.arange(n, dtype=tilt.dtype, device=tilt.device) for n in tilt.shape[2:])
+    return tilt + torch.stack([column.expand(len(row), -1), row[:, None].expand(-1, len(column))])
