@@ -94,7 +94,7 @@ def sample(
     components: Mapping[str, Component],
     guidance: Guidance | None,
     seeds: Sequence[int] | None = None,
-    steps: int | None = None,
+    steps: int | Sequence[int] | None = None,
     schedule: Schedule | None = None,
     step: Step | None = None,
     noise: Callable[[str, tuple[int, ...]], Tensor] | None = None,
@@ -104,7 +104,7 @@ def sample(
 
     Args: `components` by name, the names being the operator's parameters; `guidance`, or None to draw from the priors;
     `seeds`, one per sample, or `noise(name, shape)` in its place, asked once for the start and once a step; `steps`,
-    1..N (default N); `step`, ancestral by default, or `ddim_step(eta)`.
+    1..N (default N), or the time steps themselves; `step`, ancestral by default, or `ddim_step(eta)`.
     Raises: ValueError before the first step for names that do not match the operator, or wrong steps or seeds;
     FloatingPointError at the step where a run has left what numbers there are.
     Source: Algorithm 1 (Algorithm 2 with a third component); Remark 1 for any number of them.

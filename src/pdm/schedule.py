@@ -6,7 +6,7 @@ signal is the time step -1, whose alpha_bar is 1. A reverse process of any numbe
 """
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from numbers import Integral
@@ -58,11 +58,18 @@ class Schedule:
     def __len__(self) -> int:
         return len(self.betas)
 
-    def pairs(self, steps: int | None = None) -> list[tuple[int, int]]:
+    def pairs(self, steps: int | Sequence[int] | None = None) -> list[tuple[int, int]]:
         """`steps` jumps (t, s), evenly spaced from t = N-1 down to s = -1, the clean signal; all N by default.
 
-        Raises: ValueError unless 1 <= steps <= N.
+        In place of their number, `steps` may be the time steps themselves, none above the one before it.
+        Raises: ValueError unless 1 <= steps <= N, or for time steps that rise or that there are not.
         """
+        if isinstance(steps, Sequence) and not isinstance(steps, str):
+            times = list(steps)
+            whole = all(isinstance(t, Integral) and 0 <= t < len(self) for t in times)
+            if not times or not whole or any(s > t for t, s in pairwise(times)):
+                raise ValueError(f"time steps {times}; wanted whole numbers from {len(self) - 1} to 0 that do not rise")
+            return list(pairwise([*times, -1]))
         steps = len(self) if steps is None else steps
         if isinstance(steps, bool) or not isinstance(steps, Integral) or not 1 <= steps <= len(self):
             raise ValueError(f"steps is {steps!r}; wanted a whole number from 1 to {len(self)}")

@@ -1,0 +1,199 @@
+"""Gaussian scale-space, and what of it the reverse process walks through: Figs. 1(c) and C.1 of the paper.
+
+Blur and spectra are taken in the cosine basis (DCT-II), which continues a picture by its mirror image: a Gaussian of
+standard deviation s multiplies the wave of frequency f, in cycles a pixel, by exp(-2 pi^2 s^2 f^2), and white noise of
+variance 1 has the power 1 at every frequency.
+"""
+
+import math
+from collections.abc import Sequence
+
+import torch
+from scipy.fft import dctn, idctn
+from torch import Tensor
+
+from pdm import metrics
+from pdm.constraints import shift_and_divide
+from pdm.degradations import gaussian_kernels, to_model_range
+from pdm.experiments import step_sizes
+from pdm.guidance import DPS
+from pdm.operators import blur
+from pdm.priors import load_prior
+from pdm.restoration import Cases, Estimate
+from pdm.sampler import Component, NoiseStreams, sample
+from pdm.schedule import Schedule, Step, ancestral_step
+
+__all__ = [
+    "COURSES",
+    "closest_blur",
+    "gaussian_blur",
+    "predicted_std",
+    "pyramid_stds",
+    "radial_power",
+    "renoise_step",
+    "restore",
+    "trajectory",
+]
+
+COURSES = ("ancestral", "renoised", "levels", "late")
+STDS = torch.cat([torch.zeros(1), torch.logspace(-1, 1.3, 70)])  # pixels: 0, and 0.1 to 20
+
+
+def _cosines(x: Tensor) -> Tensor:
+    return torch.from_numpy(dctn(x.detach().double().cpu().numpy(), axes=(-2, -1), norm="ortho"))
+
+
+def _frequency(height: int, width: int) -> Tensor:
+    """Of each cosine, in cycles a pixel: H W."""
+    down, across = (torch.arange(n, dtype=torch.float64) / (2 * n) for n in (height, width))
+    return (down[:, None].square() + across.square()).sqrt()
+
+
+def _passed(stds: Tensor, height: int, width: int) -> Tensor:
+    """What Gaussian blurs let pass of each cosine: N stds to N H W."""
+    return torch.exp(-2 * (math.pi * stds.double()[:, None, None] * _frequency(height, width)).square())
+
+
+def gaussian_blur(x: Tensor, std: float) -> Tensor:
+    """Blur pictures, B C H W, by a Gaussian of `std` pixels. Raises: ValueError for a std below 0."""
+    if not (math.isfinite(std) and std >= 0):
+        raise ValueError(f"std is {std}; wanted a finite number of pixels, 0 or more")
+    passed = _passed(torch.tensor([std]), *x.shape[-2:])[0]
+    return torch.from_numpy(idctn((_cosines(x) * passed).numpy(), axes=(-2, -1), norm="ortho")).to(x)
+
+
+def closest_blur(estimate: Tensor, truth: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """The Gaussian blur of the truth that comes closest to an estimate: B C H W each, B values each.
+
+    Returns: its standard deviation in pixels, on a grid of 71 from 0 to 20; its distance to the estimate; and that of
+    the truth itself; root mean square over pixels. Raises: ValueError for unequal shapes.
+    """
+    if estimate.shape != truth.shape or estimate.dim() != 4:
+        raise ValueError(f"shapes {tuple(estimate.shape)} and {tuple(truth.shape)}; wanted B C H W twice")
+    found, true = _cosines(estimate), _cosines(truth)
+    passed = _passed(STDS, *truth.shape[-2:])
+    # |found - g true|^2 = |found|^2 - 2 g found true + g^2 true^2, summed over the channels before the grid
+    cross, power = (found * true).sum(1), true.square().sum(1)  # B H W
+    square = found.square().sum((1, 2, 3))[:, None] + torch.stack(
+        [(g**2 * power - 2 * g * cross).sum((1, 2)) for g in passed], dim=1
+    )  # B S
+    distance = (square.clamp(min=0) / truth[0].numel()).sqrt()
+    best = distance.argmin(1)
+    return STDS[best], distance.gather(1, best[:, None])[:, 0].float(), distance[:, 0].float()
+
+
+def radial_power(x: Tensor, bins: int = 16) -> tuple[Tensor, Tensor]:
+    """Mean power of the cosines of like frequency, over channels: B C H W to `bins` frequencies, and B `bins`.
+
+    The rings end at 0.5 cycles a pixel, and the mean of the picture is left out. Raises: ValueError for fewer than 2
+    bins, or so many that one is empty.
+    """
+    ring = (_frequency(*x.shape[-2:]) * 2 * bins).floor().long()
+    ring[0, 0] = bins  # the mean
+    if bins < 2 or len(ring[ring < bins].unique()) != bins:
+        raise ValueError(f"{bins} bins for pictures of {tuple(x.shape[-2:])}; wanted 2 or more, none empty")
+    power = _cosines(x).square().mean(1)  # B H W
+    means = [power[:, ring == i].mean(1) for i in range(bins)]
+    return (torch.arange(bins) + 0.5) / (2 * bins), torch.stack(means, dim=1)
+
+
+def predicted_std(frequency: Tensor, power: Tensor, schedule: Schedule, t: int) -> float:
+    """The blur, in pixels, of a denoised estimate at time t, from the spectrum of what is denoised alone.
+
+    Wiener's filter passes half of a wave whose power in x_t equals the noise's, alpha_bar P(f) = 1 - alpha_bar; a
+    Gaussian passes half at f = sqrt(log 2 / 2) / (pi std). NaN where the noise drowns all waves or none.
+    """
+    alpha_bar = schedule.alpha_bar[t].item()
+    ratio = (power * alpha_bar / (1 - alpha_bar)).log()
+    below = (ratio < 0).nonzero()
+    if len(below) == 0 or below[0] == 0:
+        return math.nan
+    i = int(below[0])
+    share = (ratio[i - 1] / (ratio[i - 1] - ratio[i])).item()
+    cut = frequency[i - 1].item() + share * (frequency[i] - frequency[i - 1]).item()
+    return math.sqrt(math.log(2) / 2) / (math.pi * cut)
+
+
+def pyramid_stds(levels: int = 8, ratio: float = math.sqrt(2)) -> list[float]:
+    """How much each level of an image pyramid blurs, in pixels of the finest, coarse to fine.
+
+    A level's pixel is f = ratio^level of the finest wide, a box of standard deviation f / sqrt(12), and the finest has
+    its own: sqrt((f^2 - 1) / 12).
+    """
+    return [math.sqrt((ratio ** (2 * level) - 1) / 12) for level in range(levels - 1, -1, -1)]
+
+
+def renoise_step() -> Step:
+    """x_s = sqrt(alpha_bar_s) x0_hat + sqrt(1 - alpha_bar_s) z: of x_t nothing is kept but the denoised estimate."""
+
+    def step(schedule, x, x0, t, s, z, variance=None):
+        return schedule.diffuse(x0, z, s)
+
+    return step
+
+
+def restore(
+    cases: Cases,
+    steps: int = 1000,
+    label: str | None = None,
+    course: str = "ancestral",
+    image_step: float = 1.0,
+    kernel_step: float = 0.6,
+    levels: int = 8,
+    late: int = 400,
+) -> Estimate:
+    """Algorithm 1, and three other ways down the scales.
+
+    `course` is "ancestral", as `restoration.blind_dps`; "renoised", the same time steps by `renoise_step`; "levels", as
+    many of those steps but at no more than `levels` time steps, evenly spaced, as a pyramid has levels; or "late", the
+    ancestral steps from t = `late` on, beginning at the measurement and a round kernel of 2 pixels.
+    Raises: ValueError for another course.
+    """
+    *_, last = _states(cases, steps, label, course, image_step, kernel_step, levels, late)
+    return Estimate(last.theta["image"], last.theta["kernel"])
+
+
+def trajectory(cases: Cases, steps: int = 1000, label: str | None = None, every: int = 10, shown: int = 3) -> dict:
+    """How image and kernel come out of the noise in Algorithm 1, at each `every`-th step.
+
+    Returns: `t`, S time steps; for "image" and "kernel" S B values each of `*_mse` to the truth, and of `closest_blur`,
+    `*_std`, `*_distance` and `*_rms`; `image` and `kernel`, the denoised estimates of the first `shown`, S B C h w.
+    """
+    rows: list[dict[str, Tensor]] = []
+    truths = {"image": cases.truth, "kernel": cases.kernels}
+    for i, state in enumerate(_states(cases, steps, label, "ancestral", 1.0, 0.6, 8, 400)):
+        if i % every and i != steps - 1:
+            continue
+        row = {"t": torch.tensor(state.t)}
+        for name, truth in truths.items():
+            estimate = state.theta[name]
+            measured = zip(("std", "distance", "rms"), closest_blur(estimate, truth), strict=True)
+            row |= {f"{name}_{key}": value for key, value in measured}
+            row |= {f"{name}_mse": (estimate - truth).square().flatten(1).mean(1), name: estimate[:shown].clone()}
+        row["kernel_mnc"] = metrics.mnc(state.theta["kernel"], cases.kernels).float()
+        rows.append(row)
+    return {name: torch.stack([row[name] for row in rows]) for name in rows[0]}
+
+
+def _states(cases: Cases, steps: int, label, course: str, image_step: float, kernel_step: float, levels: int, late):
+    if course not in COURSES:
+        raise ValueError(f"no course is called {course!r}; there are {', '.join(COURSES)}")
+    schedule, kernel_prior = Schedule.linear(), load_prior("kernel")
+    times: int | Sequence[int] = steps
+    start: dict[str, Tensor | None] = {"image": None, "kernel": None}
+    if course == "levels":
+        evenly = [t for t, _ in schedule.pairs(levels)]
+        times = [evenly[i * levels // steps] for i in range(steps)]
+    if course == "late":
+        times = [t for t, _ in schedule.pairs(steps) if t <= late]
+        blurry = to_model_range(gaussian_kernels(len(cases), kernel_prior.shape[-1], 2.0))
+        noise = NoiseStreams(cases.seeds)
+        guess = {"image": cases.measurement.clamp(-1, 1), "kernel": blurry}
+        start = {n: schedule.diffuse(v, noise(f"start of {n}", v.shape[1:]), times[0]) for n, v in guess.items()}
+    components = {
+        "image": Component(load_prior("image", label), tuple(cases.measurement.shape[1:]), start=start["image"]),
+        "kernel": Component(kernel_prior, kernel_prior.shape, shift_and_divide, start=start["kernel"]),
+    }
+    step = renoise_step() if course in ("renoised", "levels") else ancestral_step()
+    guidance = DPS(cases.measurement, blur, step_sizes(steps, image_step, kernel_step))
+    return sample(components, guidance, cases.seeds, times, step=step)
