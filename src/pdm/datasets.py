@@ -102,13 +102,13 @@ def picture(path: str | Path, size: int | None = None) -> Tensor:
     return (pixels if size is None else _square(pixels, size)) / 127.5 - 1
 
 
-def folder(path: str | Path, size: int = 64) -> ImageSet:
-    """The images of a folder by name, each as `picture` gives it: N 3 size size, split "all".
+def folder(path: str | Path, size: int = 64, count: int | None = None) -> ImageSet:
+    """The images of a folder by name, all or the first `count`, as `picture` gives them: N 3 size size, split "all".
 
     Hidden files and subfolders are passed over. ValueError for a missing or empty folder, and as `picture`.
     """
     path = Path(path).resolve()
-    files = sorted(f for f in path.glob("*") if f.is_file() and not f.name.startswith("."))
+    files = sorted(f for f in path.glob("*") if f.is_file() and not f.name.startswith("."))[:count]
     if not files:
         raise ValueError(f"{path} is no folder with images in it")
     pixels = torch.stack([_square(_decode(f, f), size) for f in files])  # N C H W
