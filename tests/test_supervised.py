@@ -103,7 +103,7 @@ def test_the_critic_learns_in_training_and_is_left_alone_by_measuring():
         assert torch.equal(was, p.grad)
 
 
-@pytest.mark.parametrize("name", ["deblur_regression", "deblur_adversarial"])
+@pytest.mark.parametrize("name", [f"{a}_{b}" for a in ("deblur", "turbulence") for b in ("regression", "adversarial")])
 def test_the_recipes_pairs_are_blurred_and_noisy(name):
     objective = RECIPES[name].objective(replace(RECIPES[name], network=TINY))
     x0 = torch.nn.functional.interpolate(torch.rand(40, 3, 8, 8, generator=torch.Generator().manual_seed(0)) - 0.5, 64)

@@ -253,20 +253,6 @@ def test_a_checkpoint_of_another_recipe_is_refused(change, tmp_path):
         run(replace(TOY, images=160), tmp_path / "toy.pt")
 
 
-def test_a_compiled_network_is_what_is_trained(tmp_path, monkeypatch):
-    calls = []
-
-    def compiler(network):
-        return lambda *arguments: calls.append(len(arguments[0])) or network(*arguments)
-
-    monkeypatch.setattr(training.torch, "compile", compiler)
-    plain = run(TOY, tmp_path / "plain.pt")
-    assert not calls
-    compiled = run(TOY, tmp_path / "compiled.pt", compiled=True)
-    assert calls == [32] * 10
-    assert same(plain["ema"].state_dict(), compiled["ema"].state_dict())
-
-
 def test_the_seed_decides_and_nothing_is_seeded_globally(tmp_path):
     state = torch.random.get_rng_state()
     weights = []

@@ -23,24 +23,24 @@ IMAGE_NETWORKS = {  # candidates for the image prior: what varies in width, dept
 }
 
 
-def images_within(recipe: Recipe, seconds: float, seed: int = 0, compiled: bool = False) -> int:
+def images_within(recipe: Recipe, seconds: float, seed: int = 0) -> int:
     """How many images a training by `recipe` sees in that time on this machine, by the pace of its first batches."""
     with tempfile.TemporaryDirectory() as folder:
         trial = replace(recipe, images=24 * recipe.batch)
-        states = train(trial, Path(folder) / "trial.pt", seed, held_out=64, points=2, compiled=compiled)
+        states = train(trial, Path(folder) / "trial.pt", seed, held_out=64, points=2)
         (half, begun), (whole, ended), _ = ((state["seen"], state["seconds"]) for state in states)
     return max(recipe.batch, int(seconds * (whole - half) / (ended - begun)))
 
 
-def network_row(name: str, recipe: Recipe, seconds: float, test: Tensor, compiled: bool = False) -> dict:
+def network_row(name: str, recipe: Recipe, seconds: float, test: Tensor) -> dict:
     """Train by `recipe` from nothing for about so many seconds: a row that says how far its network got.
 
     The time that compilation takes comes on top. The losses, columns `t_LOW_HIGH`, are `band_losses` on the images
     `test`, N C *S, at the label "any"; `held_out` is the last of the loss curve.
     """
-    recipe = replace(recipe, images=images_within(recipe, seconds, compiled=compiled))
+    recipe = replace(recipe, images=images_within(recipe, seconds))
     with tempfile.TemporaryDirectory() as folder:
-        *_, state = train(recipe, Path(folder) / "candidate.pt", points=4, compiled=compiled)
+        *_, state = train(recipe, Path(folder) / "candidate.pt", points=4)
     prior = NetworkPrior(state["ema"], None, best_precision(), recipe.velocity)
     losses = {f"t_{a}_{b}": v for (a, b), v in zip(pairwise(BANDS), band_losses(prior, test), strict=True)}
     millions = sum(p.numel() for p in state["ema"].parameters()) / 1e6

