@@ -23,11 +23,13 @@ PACKAGE = ROOT / "src" / "pdm"
 MAX_LINES = 300
 
 # What each module of the package may import of it; every name stands below those that it may import.
-BOTTOM = {"schedule", "unet", "constraints", "operators", "degradations", "datasets", "metrics"}
+BOTTOM = {"schedule", "normalisation", "unet", "constraints", "operators", "degradations", "datasets", "metrics"}
 ALLOWED = {module: set() for module in sorted(BOTTOM)} | {
     "__init__": set(),
+    "unet": {"normalisation"},
     "priors": {"unet", "schedule"},
     "guidance": {"constraints", "schedule"},
+    "release": {"guidance", "operators"},
     "sampler": {"schedule"},
     "distributions": {"metrics"},
     "exact": {"priors"},
@@ -38,16 +40,23 @@ ALLOWED = {module: set() for module in sorted(BOTTOM)} | {
     "candidates": {"priors", "training", "recipes"},
     "experiments": BOTTOM | {"distributions", "priors", "guidance", "sampler", "training", "recipes"},
     "figures": BOTTOM | {"distributions", "priors", "guidance", "sampler", "training", "recipes", "experiments"},
-    "reproduce": set(),
+    "provenance": {"priors"},
+    "executors": set(),
+    "report": set(),
+    "paper": {"datasets", "priors", "unet"},
+    "compute": BOTTOM | {"priors", "guidance", "sampler", "experiments"},
+    "reproduce": {"provenance"},
     "baselines.__init__": set(),
     "baselines.pan": set(),
     "baselines.self_deblur": {"operators"},
     "baselines.ilvr": {"schedule", "sampler"},
     "restoration": BOTTOM
-    | {"priors", "guidance", "sampler", "experiments"}
+    | {"priors", "guidance", "release", "sampler", "experiments"}
     | {"baselines.pan", "baselines.self_deblur", "baselines.supervised"},
     "turbulence": BOTTOM | {"priors", "guidance", "sampler", "experiments", "restoration", "baselines.ilvr"},
-    "benchmark": BOTTOM | {"priors", "distributions", "experiments", "restoration", "reproduce"},
+    "scale_space": BOTTOM | {"priors", "guidance", "sampler", "experiments", "restoration"},
+    "benchmark": BOTTOM
+    | {"priors", "distributions", "experiments", "restoration", "reproduce", "provenance", "executors"},
 }
 
 
