@@ -39,7 +39,7 @@ def priors(monkeypatch) -> dict:
     """The tiny networks in place of the committed ones, and which labels were asked for."""
     found = {"image": tiny(32, 3), "kernel": tiny(16, 1), "asked": []}
 
-    def load(name, label=None):
+    def load(name, label=None, device="cpu"):
         found["asked"].append((name, label))
         return found[name]
 
@@ -94,7 +94,7 @@ def test_a_penalty_counts_before_the_kernel_is_normalised_and_not_after(cases, p
 def test_without_a_kernel_prior_the_kernel_goes_down_the_gradient_from_a_gaussian(cases, monkeypatch):
     prior = Sure(Schedule.linear(), cases.truth[0])
     one = cases[:1]
-    monkeypatch.setattr(restoration, "load_prior", lambda name, label=None: prior)
+    monkeypatch.setattr(restoration, "load_prior", lambda name, label=None, device="cpu": prior)
     still = restoration.uniform_kernel(one, steps=3, kernel_step=0.0, std=2.0)
     torch.testing.assert_close(still.kernel, gaussian_kernels(1, 16, 2.0), rtol=1e-4, atol=1e-7)
     moved = restoration.uniform_kernel(one, steps=200, image_step=0.0, kernel_step=2e-5, std=2.0)

@@ -57,6 +57,9 @@ ALLOWED = {module: set() for module in sorted(BOTTOM)} | {
     "scale_space": BOTTOM | {"priors", "guidance", "sampler", "experiments", "restoration"},
     "benchmark": BOTTOM
     | {"priors", "distributions", "experiments", "restoration", "reproduce", "provenance", "executors"},
+    "scaling": {"benchmark", "restoration"},
+    "paper_tables": {"benchmark", "degradations", "distributions", "paper", "priors", "reproduce", "restoration"}
+    | {"turbulence"},
 }
 
 

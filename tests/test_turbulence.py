@@ -27,8 +27,7 @@ def scene(frames: int = 1, n: int = 2):
 @pytest.fixture
 def networks(monkeypatch):
     priors = {"image": tiny(SIDE, 3), "kernel": tiny(16, 1), "tilt": tiny(SIDE, 2)}
-    for module in (restoration, turbulence):
-        monkeypatch.setattr(module, "load_prior", lambda name, label=None: priors[name])
+    monkeypatch.setattr(restoration, "load_prior", lambda name, label=None, device="cpu": priors[name])
 
 
 @pytest.mark.parametrize("frames", [1, 2, 4])
@@ -72,7 +71,7 @@ def test_a_tilt_is_found_by_the_gradient_when_all_else_is_known(monkeypatch):
     cases = scene(1, n=1)
     schedule = Schedule.linear()
     sure = {"image": Sure(schedule, cases.truth[0]), "kernel": Sure(schedule, to_model_range(cases.kernels)[0])}
-    monkeypatch.setattr(turbulence, "load_prior", lambda name, label=None: sure[name])
+    monkeypatch.setattr(restoration, "load_prior", lambda name, label=None, device="cpu": sure[name])
     still = turbulence.uniform_tilt(cases, steps=2, image_step=0, kernel_step=0, tilt_step=0)
     assert still.tilt.abs().max() == 0
     moved = turbulence.uniform_tilt(cases, steps=300, image_step=0, kernel_step=0, tilt_step=0.01)

@@ -16,7 +16,7 @@ from pdm import distributions, metrics, provenance, reproduce
 from pdm.degradations import SIGMA
 from pdm.executors import connected
 from pdm.experiments import DIVERGED, residual_ratio, score
-from pdm.priors import best_precision, prior_card
+from pdm.priors import best_device, best_precision, prior_card
 from pdm.restoration import Cases, Estimate, explained
 
 __all__ = ["COLUMNS", "METRICS", "Method", "aggregate", "bootstrap", "restore", "run"]
@@ -34,7 +34,7 @@ class Method:
     """A row's method: `restore(cases, **settings)`, a function of `pdm.restoration` or one like them.
 
     `priors` are the names of the committed weights that it takes: with another SHA-256 it is another method.
-    `batch` cases are restored at a time.
+    `batch` cases are restored at a time, on a GPU if there is one and the method takes priors.
     """
 
     name: str
@@ -48,7 +48,7 @@ class Method:
         weights = {name: prior_card(name)["sha256"] for name in self.priors}
         names = ("truth", "measurement", "kernels") + ("tilts",) * (cases.tilts is not None)
         data = {n: reproduce.digest(getattr(cases, n)) for n in names}
-        precision = {"precision": str(best_precision())} if self.priors else {}
+        precision = {"precision": str(best_precision(best_device()))} if self.priors else {}
         made = {} if (cases.sigma, cases.boundary) == (SIGMA, "reflect") else {"made": [cases.sigma, cases.boundary]}
         function = f"{self.restore.__module__}.{self.restore.__qualname__}"
         settings = {"settings": dict(self.settings), "seeds": list(cases.seeds), "names": list(cases.names)}
@@ -63,8 +63,9 @@ def restore(method: Method, cases: Cases) -> dict:
     estimates, |y - k * x|, ends above 3 times the norm of the noise, or an estimate is not finite; a method
     without a kernel has no residual.
     """
+    device = best_device() if method.priors else "cpu"
     begin = time.perf_counter()
-    estimate = _attempt(method, cases)
+    estimate = _attempt(method, cases.to(device)).to("cpu")
     seconds = (time.perf_counter() - begin) / len(cases)
     origin = {"seconds": seconds, "commit": provenance.commit()}
     rows = [_row(method, cases[i : i + 1], _one(estimate, i)) | origin for i in range(len(cases))]

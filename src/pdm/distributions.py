@@ -6,6 +6,7 @@ import pandas as pd
 import piq
 import torch
 import torch.nn.functional as F
+from piq.feature_extractors import InceptionV3
 from scipy.stats import ks_2samp
 from torch import Tensor
 
@@ -14,6 +15,7 @@ from pdm.metrics import vgg16_features
 __all__ = [
     "features",
     "frechet_distance",
+    "inception_features",
     "kernel_distance",
     "kernel_statistics",
     "nearest",
@@ -40,6 +42,20 @@ def features(images: Tensor, batch: int = 50) -> Tensor:
     network = vgg16_features()
     parts = [network(((x.cpu().float().clamp(-1, 1) + 1) / 2 - mean) / std) for x in images.split(batch)]
     return torch.cat([part.mean((2, 3)) for part in parts]).double()
+
+
+@torch.no_grad()
+def inception_features(images: Tensor, batch: int = 50, device: torch.device | str = "cpu") -> Tensor:
+    """What the Inception network of the literature's FID sees: N 3 H W in [-1, 1] to N 2048, float64, on the CPU.
+
+    By piq, which downloads the weights; images are clamped to [-1, 1] and scaled to 299 pixels. `frechet_distance` of
+    these is the FID, which wants thousands of images. Raises: ValueError for other shapes or values not finite.
+    """
+    if images.ndim != 4 or images.shape[1] != 3 or not images.isfinite().all():
+        raise ValueError(f"images of shape {tuple(images.shape)}; wanted N 3 H W, finite")
+    network = InceptionV3().to(device).eval()
+    parts = [network((x.to(device).float().clamp(-1, 1) + 1) / 2)[0] for x in images.split(batch)]
+    return torch.cat([part.flatten(1).cpu() for part in parts]).double()
 
 
 def frechet_distance(x: Tensor, y: Tensor) -> float:

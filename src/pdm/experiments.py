@@ -84,7 +84,7 @@ def blind_dps(
         "kernel": Component(kernel_prior, kernel_prior.shape, shift_and_divide),
     }
     guidance = DPS(measurement, blur, scale or step_sizes(steps))
-    return sample(components, guidance, seeds, steps)
+    return sample(components, guidance, seeds, steps, device=measurement.device)
 
 
 def dps_known_kernel(
@@ -99,7 +99,8 @@ def dps_known_kernel(
     _check_range(measurement)
     components = {"image": Component(image_prior, tuple(measurement.shape[1:]))}
     scale = {"image": step_sizes(steps)["image"] if scale is None else scale}
-    return sample(components, DPS(measurement, partial(blur, kernel=kernel), scale), seeds, steps)
+    guidance = DPS(measurement, partial(blur, kernel=kernel), scale)
+    return sample(components, guidance, seeds, steps, device=measurement.device)
 
 
 def band_rows(name: str, domain: str, split: str, prior: NetworkPrior, x0: Tensor) -> list[dict]:

@@ -1,7 +1,8 @@
 """The paper's own size: the released checkpoints, 256x256 images, and the settings of its tables as data.
 
 `python -m pdm.paper CHECKPOINTS` checks the three released files and writes them, with cards, to data/cache/paper; with
-PDM_PRIORS naming that folder, `load_prior` and all that stands on it takes them in place of the small ones.
+PDM_PRIORS naming that folder, `load_prior` and all that stands on it takes them in place of the small ones, and
+`pdm.paper_tables` makes the tables.
 """
 
 import argparse
@@ -13,9 +14,18 @@ import torch
 
 from pdm import datasets
 from pdm.priors import save_prior
-from pdm.unet import UNetConfig, load_adm
+from pdm.unet import UNet, UNetConfig, load_adm
 
-__all__ = ["CHECKPOINTS", "EXPERIMENTS", "FOLDER", "Checkpoint", "Experiment", "images", "import_checkpoints"]
+__all__ = [
+    "CHECKPOINTS",
+    "EXPERIMENTS",
+    "FOLDER",
+    "Checkpoint",
+    "Experiment",
+    "images",
+    "import_checkpoints",
+    "random_checkpoints",
+]
 
 FOLDER = Path(__file__).resolve().parents[2] / "data" / "cache" / "paper"
 
@@ -87,6 +97,16 @@ def import_checkpoints(
         card |= {"terms": "as its authors released it", "velocity": None}
         written.append(save_prior(name, network, card, folder, torch.float32))
     return written
+
+
+def random_checkpoints(folder: str | Path, seed: int = 0) -> None:
+    """Networks of the released shapes with random weights, as priors: to try the path, not to restore anything."""
+    for name, released in CHECKPOINTS.items():
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(seed)
+            network = UNet(released.network)
+        card = {"data": "none: random weights", "labels": [], "terms": "none", "velocity": None}
+        save_prior(name, network, card, folder)
 
 
 def images(experiment: Experiment, root: str | Path, count: int | None = None, size: int = 256) -> datasets.ImageSet:

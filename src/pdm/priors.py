@@ -24,6 +24,7 @@ __all__ = [
     "NetworkPrior",
     "Prediction",
     "Prior",
+    "best_device",
     "best_precision",
     "load_prior",
     "prior_card",
@@ -42,6 +43,11 @@ class Prediction(NamedTuple):
 
 Prior = Callable[[Tensor, int], Prediction]
 """prior(x, t): x is B C *S at time step t (one for the whole batch); the noise has the shape of x."""
+
+
+def best_device() -> torch.device:
+    """A CUDA device where there is one, else the CPU."""
+    return torch.device("cuda" if torch.cuda.is_available() else "cpu")
 
 
 def best_precision(device: torch.device | str = "cpu") -> torch.dtype:
@@ -241,10 +247,11 @@ def load_prior(
     label: str | int | Tensor | None = None,
     precision: torch.dtype | None = None,
     folder: str | Path = PRIORS,
+    device: torch.device | str = "cpu",
 ) -> NetworkPrior:
-    """Load a prior by name, with its weights checked against the SHA-256 on its card.
+    """Load a prior by name to `device`, with its weights checked against the SHA-256 on its card.
 
-    `label` is a class by name or number (None: any class); `precision` is `best_precision()` by default.
+    `label` is a class by name or number (None: any class); `precision` is the device's `best_precision` by default.
     Raises: FileNotFoundError without the weights; ValueError for an unknown name or label, a wrong SHA-256, or weights
     of another network.
     """
@@ -261,9 +268,9 @@ def load_prior(
                 f"prior {name!r} has no class {label!r}; it has {', '.join(card.get('labels', [])) or 'none'}"
             )
         label = card["labels"].index(label)
-    network = load_adm(path, UNetConfig(**card["network"]))
+    network = load_adm(path, UNetConfig(**card["network"])).to(device)
     velocity = Velocity(**card["velocity"]) if card.get("velocity") else None
-    precision = best_precision() if precision is None else precision
+    precision = best_precision(device) if precision is None else precision
     for layer in network.modules():
         if isinstance(layer, (nn.Linear, nn.Conv1d, nn.Conv2d)):
             layer.to(precision)  # once, and not in every step, as autocast would

@@ -22,10 +22,10 @@ from pdm.degradations import SIGMA, gaussian_kernels
 from pdm.experiments import dps_known_kernel, measure, step_sizes
 from pdm.guidance import DPS
 from pdm.operators import blur, turbulence
-from pdm.priors import FlatPrior, load_prior
+from pdm.priors import FlatPrior, NetworkPrior, load_prior
 from pdm.release import WholeBatchDPS, divide_by_batch_sum
 from pdm.sampler import Component, sample
-from pdm.schedule import Schedule
+from pdm.schedule import Schedule, ancestral_step
 
 __all__ = [
     "Cases",
@@ -36,6 +36,7 @@ __all__ = [
     "dps",
     "explained",
     "pan_blind",
+    "prior_for",
     "self_deblur_blind",
     "supervised",
     "uniform_kernel",
@@ -79,6 +80,10 @@ class Cases:
     def __getitem__(self, which: slice) -> "Cases":
         return replace(self, **{name: None if v is None else v[which] for name, v in self._parts().items()})
 
+    def to(self, device: torch.device | str) -> "Cases":
+        """The same with all tensors on `device`, where a method of networks then computes."""
+        return replace(self, **{n: v.to(device) for n, v in self._parts().items() if isinstance(v, Tensor)})
+
 
 @dataclass(frozen=True, eq=False)
 class Estimate:
@@ -87,6 +92,10 @@ class Estimate:
     image: Tensor
     kernel: Tensor | None = None
     tilt: Tensor | None = None
+
+    def to(self, device: torch.device | str) -> "Estimate":
+        """The same with all tensors on `device`."""
+        return Estimate(*(None if v is None else v.to(device) for v in (self.image, self.kernel, self.tilt)))
 
 
 def explained(estimate: Estimate, frames: int = 1, boundary: str = "reflect") -> Tensor | None:
@@ -131,8 +140,9 @@ def blind_dps(
     penalty_after: bool = False,
     whole_batch: bool = False,
     boundary: str | None = None,
+    variance: str = "small",
 ) -> Estimate:
-    """Algorithm 1. `label` is the image prior's; step sizes as `experiments.step_sizes`.
+    """Algorithm 1. `label` is the image prior's; step sizes as `experiments.step_sizes`; `variance` of line (4).
 
     `penalty` "l1" or "l0" with its `weight` is on the kernel before it is normalised, or, with `penalty_after`, on what
     the normalisation leaves of it, as in the authors' release. `constraint` is "shift_and_divide" or "simplex"; with
@@ -147,16 +157,17 @@ def blind_dps(
         term = _choice("penalty", penalty, PENALTIES)
         after = lambda x: term(2 * constrain(x) - 1)  # noqa: E731
         terms = {"kernel": (after if penalty_after else term, weight)}
-    kernel_prior = load_prior("kernel")
+    kernel_prior = prior_for(cases, "kernel")
     components = {
-        "image": Component(load_prior("image", label), tuple(cases.measurement.shape[1:])),
+        "image": Component(prior_for(cases, "image", label), tuple(cases.measurement.shape[1:])),
         "kernel": Component(kernel_prior, kernel_prior.shape, constrain),
     }
     operator = partial(blur, boundary=cases.boundary if boundary is None else boundary)
     sizes = step_sizes(steps, image_step, kernel_step, constant)
     one_norm = WholeBatchDPS(cases.measurement, operator, sizes) if whole_batch else None
     guidance = one_norm or DPS(cases.measurement, operator, sizes, terms)
-    *_, last = sample(components, guidance, cases.seeds, steps)
+    step, device = ancestral_step(variance), cases.measurement.device
+    *_, last = sample(components, guidance, cases.seeds, steps, step=step, device=device)
     kernel = shift_and_divide(last.x0["kernel"]) if whole_batch else last.theta["kernel"]
     return Estimate(last.theta["image"], kernel)
 
@@ -164,7 +175,8 @@ def blind_dps(
 def dps(cases: Cases, steps: int = 1000, label: str | None = None, image_step: float = 1.0) -> Estimate:
     """The image alone with the kernel known: what no blind method can be asked to beat."""
     scale = step_sizes(steps, image_step)["image"]
-    *_, last = dps_known_kernel(cases.measurement, cases.kernels, load_prior("image", label), cases.seeds, steps, scale)
+    prior = prior_for(cases, "image", label)
+    *_, last = dps_known_kernel(cases.measurement, cases.kernels, prior, cases.seeds, steps, scale)
     return Estimate(last.theta["image"])
 
 
@@ -191,14 +203,14 @@ def uniform_kernel(
         return l0(2 * kernel / kernel.detach().amax((1, 2, 3), keepdim=True) - 1)
 
     components = {
-        "image": Component(load_prior("image", label), tuple(cases.measurement.shape[1:])),
+        "image": Component(prior_for(cases, "image", label), tuple(cases.measurement.shape[1:])),
         "kernel": Component(
             FlatPrior(Schedule.linear()), tuple(start.shape), project_simplex, clip=None, start=start, step=projected
         ),
     }
     sizes = {"image": step_sizes(steps, image_step)["image"], "kernel": kernel_step * 1000 / steps}
     guidance = DPS(cases.measurement, blur, sizes, {"kernel": (sparse, weight)})
-    *_, last = sample(components, guidance, cases.seeds, steps)
+    *_, last = sample(components, guidance, cases.seeds, steps, device=cases.measurement.device)
     return Estimate(last.theta["image"], last.theta["kernel"])
 
 
@@ -216,7 +228,7 @@ def self_deblur_blind(cases: Cases, steps: int = 2500) -> Estimate:
 
 def supervised(cases: Cases, name: str = "deblur_regression") -> Estimate:
     """A network that was trained on pairs, by the name of its weights; it looks for no kernel and sees one frame."""
-    return Estimate(restore(load_prior(name), cases.measurement[:, : cases.truth.shape[1]]))
+    return Estimate(restore(prior_for(cases, name), cases.measurement[:, : cases.truth.shape[1]]))
 
 
 def wiener_known_kernel(cases: Cases, balance: float = 0.02) -> Estimate:
@@ -232,6 +244,11 @@ def wiener_known_kernel(cases: Cases, balance: float = 0.02) -> Estimate:
         restored = [wiener(channel, kernel[0], balance, clip=False) for channel in wide]
         rows.append(np.stack(restored)[:, half:-half, half:-half])
     return Estimate(torch.from_numpy(np.stack(rows)).to(cases.measurement.dtype))
+
+
+def prior_for(cases: Cases, name: str, label: str | None = None) -> NetworkPrior:
+    """A prior by name, on the device that the cases are on. Raises: as `load_prior`."""
+    return load_prior(name, label, device=cases.measurement.device)
 
 
 def _choice(what: str, name: str, choices: dict):

@@ -18,8 +18,7 @@ from pdm.degradations import gaussian_kernels, to_model_range
 from pdm.experiments import step_sizes
 from pdm.guidance import DPS
 from pdm.operators import blur
-from pdm.priors import load_prior
-from pdm.restoration import Cases, Estimate
+from pdm.restoration import Cases, Estimate, prior_for
 from pdm.sampler import Component, NoiseStreams, sample
 from pdm.schedule import Schedule, Step, ancestral_step
 
@@ -178,7 +177,7 @@ def trajectory(cases: Cases, steps: int = 1000, label: str | None = None, every:
 def _states(cases: Cases, steps: int, label, course: str, image_step: float, kernel_step: float, levels: int, late):
     if course not in COURSES:
         raise ValueError(f"no course is called {course!r}; there are {', '.join(COURSES)}")
-    schedule, kernel_prior = Schedule.linear(), load_prior("kernel")
+    schedule, kernel_prior = Schedule.linear(), prior_for(cases, "kernel")
     times: int | Sequence[int] = steps
     start: dict[str, Tensor | None] = {"image": None, "kernel": None}
     if course == "levels":
@@ -191,9 +190,9 @@ def _states(cases: Cases, steps: int, label, course: str, image_step: float, ker
         guess = {"image": cases.measurement.clamp(-1, 1), "kernel": blurry}
         start = {n: schedule.diffuse(v, noise(f"start of {n}", v.shape[1:]), times[0]) for n, v in guess.items()}
     components = {
-        "image": Component(load_prior("image", label), tuple(cases.measurement.shape[1:]), start=start["image"]),
+        "image": Component(prior_for(cases, "image", label), tuple(cases.measurement.shape[1:]), start=start["image"]),
         "kernel": Component(kernel_prior, kernel_prior.shape, shift_and_divide, start=start["kernel"]),
     }
     step = renoise_step() if course in ("renoised", "levels") else ancestral_step()
     guidance = DPS(cases.measurement, blur, step_sizes(steps, image_step, kernel_step))
-    return sample(components, guidance, cases.seeds, times, step=step)
+    return sample(components, guidance, cases.seeds, times, step=step, device=cases.measurement.device)

@@ -16,10 +16,10 @@ from pdm.degradations import SIGMA, TILT_BOUND, add_noise
 from pdm.experiments import step_sizes
 from pdm.guidance import DPS, sqrt_alpha_bar
 from pdm.operators import turbulence
-from pdm.priors import FlatPrior, load_prior
-from pdm.restoration import Cases, Estimate, blind_dps, explained
+from pdm.priors import FlatPrior
+from pdm.restoration import Cases, Estimate, blind_dps, explained, prior_for
 from pdm.sampler import Component, sample
-from pdm.schedule import Schedule
+from pdm.schedule import Schedule, ancestral_step
 
 __all__ = ["Frames", "blind", "blur_only", "ilvr", "known_operator", "turbulent_cases", "uniform_tilt"]
 
@@ -53,12 +53,16 @@ def blind(
     image_step: float = 1.0,
     kernel_step: float = 0.6,
     tilt_step: float = 0.6,
+    constant: bool = False,
+    variance: str = "small",
 ) -> Estimate:
-    """Algorithm 2, with a tilt for each frame; step sizes times sqrt(alpha_bar_t), given for 1,000 steps."""
-    prior = load_prior("tilt")
+    """Algorithm 2, with a tilt for each frame; step sizes times sqrt(alpha_bar_t), or `constant`, for 1,000 steps."""
+    prior = prior_for(cases, "tilt")
     tilt = Component(prior, prior.shape, _in_pixels)
-    size = sqrt_alpha_bar(Schedule.linear(), tilt_step * 1000 / steps)
-    return _restored(cases, steps, label, image_step, kernel_step, tilt, size)
+    size = tilt_step * 1000 / steps
+    size = size if constant else sqrt_alpha_bar(Schedule.linear(), size)
+    sizes = step_sizes(steps, image_step, kernel_step, constant)
+    return _restored(cases, steps, label, sizes, tilt, size, variance)
 
 
 def uniform_tilt(
@@ -76,7 +80,8 @@ def uniform_tilt(
 
     shape = (2, *cases.truth.shape[2:])
     tilt = Component(FlatPrior(Schedule.linear()), shape, _in_pixels, start=torch.zeros(shape), step=bounded)
-    return _restored(cases, steps, label, image_step, kernel_step, tilt, tilt_step * 1000 / steps)
+    sizes = step_sizes(steps, image_step, kernel_step)
+    return _restored(cases, steps, label, sizes, tilt, tilt_step * 1000 / steps)
 
 
 def blur_only(
@@ -94,27 +99,29 @@ def known_operator(cases: Cases, steps: int = 1000, label: str | None = None, im
         return explained(Estimate(image, cases.kernels, cases.tilts))
 
     guidance = DPS(cases.measurement, operator, {"image": step_sizes(steps, image_step)["image"]})
-    components = {"image": Component(load_prior("image", label), tuple(cases.truth.shape[1:]))}
-    *_, last = sample(components, guidance, cases.seeds, steps)
+    components = {"image": Component(prior_for(cases, "image", label), tuple(cases.truth.shape[1:]))}
+    *_, last = sample(components, guidance, cases.seeds, steps, device=cases.measurement.device)
     return Estimate(last.theta["image"])
 
 
 def ilvr(cases: Cases, steps: int = 1000, label: str | None = None, factor: int = 4) -> Estimate:
     """ILVR on the first frame, by the same image prior; a factor of 4 of 64 pixels is the paper's 16 of 256."""
-    components = {"image": Component(load_prior("image", label), tuple(cases.truth.shape[1:]))}
-    *_, last = sample(components, ILVR(_first(cases), factor, cases.seeds), cases.seeds, steps)
+    components = {"image": Component(prior_for(cases, "image", label), tuple(cases.truth.shape[1:]))}
+    guidance = ILVR(_first(cases), factor, cases.seeds)
+    *_, last = sample(components, guidance, cases.seeds, steps, device=cases.measurement.device)
     return Estimate(last.theta["image"])
 
 
-def _restored(cases: Cases, steps, label, image_step, kernel_step, tilt: Component, tilt_size) -> Estimate:
+def _restored(cases: Cases, steps, label, sizes, tilt: Component, tilt_size, variance="small") -> Estimate:
     operator = Frames(cases.measurement.shape[1] // cases.truth.shape[1])
-    kernel = load_prior("kernel")
+    kernel = prior_for(cases, "kernel")
     components = {
-        "image": Component(load_prior("image", label), tuple(cases.truth.shape[1:])),
+        "image": Component(prior_for(cases, "image", label), tuple(cases.truth.shape[1:])),
         "kernel": Component(kernel, kernel.shape, shift_and_divide),
     } | dict.fromkeys(operator.tilts, tilt)
-    sizes = step_sizes(steps, image_step, kernel_step) | dict.fromkeys(operator.tilts, tilt_size)
-    *_, last = sample(components, DPS(cases.measurement, operator, sizes), cases.seeds, steps)
+    guidance = DPS(cases.measurement, operator, sizes | dict.fromkeys(operator.tilts, tilt_size))
+    step, device = ancestral_step(variance), cases.measurement.device
+    *_, last = sample(components, guidance, cases.seeds, steps, step=step, device=device)
     tilts = torch.cat([last.theta[name] for name in operator.tilts], dim=1)
     return Estimate(last.theta["image"], last.theta["kernel"], tilts)
 

@@ -1,0 +1,148 @@
+"""Tables 1 to 3 at the paper's own size: its images, kernels, settings and metrics, on the released checkpoints.
+
+`python -m pdm.paper_tables IMAGES` restores the folders IMAGES/ffhq, IMAGES/afhq_dog and IMAGES/imagenet with the
+priors that PDM_PRIORS names (`pdm.paper` writes them), on a GPU if there is one; `--executor` spreads the batches over
+several. With `--trial` it takes two steps on two images that it makes itself, and says what a step costs.
+"""
+
+import argparse
+import os
+import resource
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+import pandas as pd
+import torch
+from torch import Generator, Tensor
+
+from pdm import benchmark, distributions, reproduce, restoration, turbulence
+from pdm.benchmark import Method
+from pdm.degradations import gaussian_kernels, motion_kernels, tilt_fields
+from pdm.paper import EXPERIMENTS, Experiment, images
+from pdm.priors import best_device
+from pdm.restoration import Cases, blurred_cases
+
+__all__ = ["COLUMNS", "cases", "methods", "table", "trial"]
+
+COLUMNS = [*benchmark.COLUMNS[:11], "fid", *benchmark.COLUMNS[11:]]
+PAPER_TILTS = {"patches": 500, "half_width": 32, "std": 1.0, "strength": (0.1, 0.4)}
+
+
+def cases(experiment: Experiment, truth: Tensor, names: Sequence[str], seed: int = 0) -> Cases:
+    """What the experiment does to photographs, N 3 H W: kernel, tilt and noise of each by a seed of its own."""
+    seeds, size, strength = range(seed, seed + len(truth)), experiment.kernel, experiment.strength
+    draws = [Generator().manual_seed(s) for s in seeds]
+    if experiment.degradation == "motion":
+        kernels = torch.cat([motion_kernels(1, size, strength, draw) for draw in draws])
+    else:
+        kernels = gaussian_kernels(len(truth), size, strength)
+    if experiment.degradation != "turbulence":
+        return blurred_cases(truth, kernels, seeds, names, experiment.sigma)
+    tilts = torch.cat([tilt_fields(1, truth.shape[-1], draw, **PAPER_TILTS) for draw in draws])
+    return turbulence.turbulent_cases(truth, kernels, tilts, seeds)
+
+
+def methods(experiment: Experiment, steps: int = 1000, batch: int = 4) -> list[Method]:
+    """The measurement itself, BlindDPS by the paper's settings, and by those that the authors' release runs with.
+
+    The paper's step is constant and its penalty on the kernel before it is normalised; the release's step is
+    sqrt(alpha_bar_t), and its penalty has no effect. The released networks say their variance, which both take.
+    """
+    names = {"image": experiment.step, "kernel": experiment.step}
+    paper = {"steps": steps, "constant": True, "variance": "learned"}
+    paper |= {f"{name}_step": value for name, value in names.items()}
+    release = {"steps": steps, "image_step": 1.0, "kernel_step": 1.0, "variance": "learned"}
+    if experiment.degradation == "turbulence":
+        function, priors = turbulence.blind, ("image", "kernel", "tilt")
+        paper, release = paper | {"tilt_step": experiment.step}, release | {"tilt_step": 1.0}
+    else:
+        function, priors = restoration.blind_dps, ("image", "kernel")
+        paper |= {"penalty": experiment.penalty, "weight": experiment.weight}
+    found = [Method("blurred", restoration.blurred)]
+    found += [Method("blind_dps", function, paper, priors, batch)]
+    return [*found, Method("blind_dps_release", function, release, priors, batch)]
+
+
+def table(
+    experiment: Experiment,
+    root: str | Path,
+    count: int | None = None,
+    steps: int = 1000,
+    batch: int = 4,
+    seed: int = 0,
+    scale: str = "paper",
+) -> pd.DataFrame:
+    """Rows of one column of Tables 1 to 3: each method's figures on the first `count` images of the data set's folder.
+
+    Finished batches are kept in results/`scale`/parts. `fid` is the literature's, on Inception features.
+    Raises: ValueError for a folder that is missing or holds too few images, and as `benchmark.run`.
+    """
+    photographs = images(experiment, root, count)
+    these = cases(experiment, photographs.images, photographs.names, seed)
+    results = benchmark.run(methods(experiment, steps, batch), these, scale)
+    rows = benchmark.aggregate(results, these.truth)
+    device, fids = best_device(), []
+    reference = distributions.inception_features(these.truth, device=device)
+    for part in results.values():
+        finite = part["image"].flatten(1).isfinite().all(1)
+        found = distributions.inception_features(part["image"][finite], device=device)
+        fids.append(distributions.frechet_distance(found, reference))
+    rows = rows.assign(fid=fids, dataset=experiment.dataset, degradation=experiment.degradation, scale=scale)
+    return rows.reindex(columns=[*COLUMNS, *(["tilt_epe"] if "tilt_epe" in rows else [])])
+
+
+def trial(size: int = 256, count: int = 2, steps: int = 2, seed: int = 0) -> pd.DataFrame:
+    """What a guided step costs at the paper's size, by trying: a row for two components and one for three.
+
+    On photographs of noise, which restore to nothing: `seconds` an image and step, and `peak_gb`, the most memory
+    that the process, or on a GPU the device, has held.
+    """
+    generator, device, rows = Generator().manual_seed(seed), best_device(), []
+    truth = torch.rand(count, 3, size, size, generator=generator) * 2 - 1
+    for experiment in (EXPERIMENTS[0], EXPERIMENTS[4]):
+        these = cases(experiment, truth, [str(i) for i in range(count)], seed)
+        *_, method = methods(experiment, steps, count)
+        found = benchmark.restore(method, these)["rows"]
+        row = {"components": len(method.priors), "size": size, "batch": count, "steps": steps}
+        row |= {"seconds": sum(r["seconds"] for r in found) / count / steps, "peak_gb": _peak_gb(device)}
+        rows.append(row | {"device": device.type})
+    return pd.DataFrame(rows)
+
+
+def _peak_gb(device: torch.device) -> float:
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated() / 1e9
+    unit = 1 if sys.platform == "darwin" else 1024
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 1e9
+
+
+def main(arguments: list[str] | None = None) -> None:
+    """Make Tables 1 to 3 at the paper's size, or try what a step costs."""
+    parser = argparse.ArgumentParser(prog="python -m pdm.paper_tables", description=main.__doc__)
+    parser.add_argument("images", type=Path, nargs="?", help="folder of the folders ffhq, afhq_dog and imagenet")
+    parser.add_argument("--trial", action="store_true", help="two steps on two images of noise")
+    parser.add_argument("--count", type=int, help="images of each data set (default: the paper's)")
+    parser.add_argument("--steps", type=int, default=1000)
+    parser.add_argument("--batch", type=int, default=4, help="images at a time on one device")
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--executor", help="tcp://scheduler:8786 of a Dask cluster, one worker a GPU")
+    chosen = parser.parse_args(arguments)
+    if chosen.trial:
+        print(trial(seed=chosen.seed).to_csv(index=False), end="")
+        return
+    if chosen.images is None:
+        parser.error("wanted the folder of the images, or --trial")
+    if chosen.executor:
+        os.environ["EXECUTOR"] = chosen.executor
+    for experiment in EXPERIMENTS:
+        rows = table(experiment, chosen.images, chosen.count, chosen.steps, chosen.batch, chosen.seed)
+        print(reproduce.update_table(rows.assign(column=_column(experiment)), "paper", "paper", "column", chosen.seed))
+
+
+def _column(experiment: Experiment) -> str:
+    return f"{experiment.dataset}-{experiment.degradation}"
+
+
+if __name__ == "__main__":
+    main()
