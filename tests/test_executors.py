@@ -4,6 +4,7 @@ import os
 import signal
 import time
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 
 import pandas as pd
 import pytest
@@ -30,7 +31,9 @@ def cases():
     return blurred_cases(truth, motion_kernels(8, 16, 0.5, generator), range(8))
 
 
-def slow(cases, seconds: float = 0.0) -> Estimate:
+def slow(cases, seconds: float = 0.0, begun: str = "") -> Estimate:
+    if begun:
+        Path(begun, str(os.getpid())).touch()
     time.sleep(seconds)
     return Estimate((cases.measurement * 1.1).clamp(-1, 1), cases.kernels.roll(1, 2))
 
@@ -60,17 +63,27 @@ def test_over_two_processes_the_table_is_the_serial_one(cluster, cases, method, 
 
 def test_a_worker_that_is_killed_loses_nothing(cluster, cases, method, tmp_path, monkeypatch):
     serial, _ = table(method, cases, tmp_path / "serial", monkeypatch)
-    before = {worker.pid for worker in cluster.workers.values()}
+    (tmp_path / "begun").mkdir()
+    method = Method("slow", slow, {"seconds": 0.5, "begun": str(tmp_path / "begun")}, batch=2)
     with ThreadPoolExecutor(1) as beside, connected(cluster.scheduler_address) as executor:
         running = beside.submit(table, method, cases, tmp_path / "dask", monkeypatch, executor)
-        time.sleep(0.3)
-        os.kill(min(before), signal.SIGKILL)
+        while not (at_work := [int(path.name) for path in (tmp_path / "begun").iterdir()]):
+            assert not running.done()
+            time.sleep(0.02)
+        os.kill(at_work[0], signal.SIGKILL)  # in the middle of its first batch
         spread, _ = running.result(timeout=60)
     pd.testing.assert_frame_equal(serial, spread)
-    deadline = time.monotonic() + 30
-    while min(before) in {worker.pid for worker in cluster.workers.values()} and time.monotonic() < deadline:
-        time.sleep(0.1)
-    assert min(before) not in {worker.pid for worker in cluster.workers.values()}  # it was one that worked
+    assert len(list((tmp_path / "begun").iterdir())) > len(at_work)  # another did its work
+
+
+def test_a_worker_of_other_weights_is_refused(cluster, cases, method, tmp_path, monkeypatch):
+    class Elsewhere(Method):
+        def key(self, part):
+            return Method.key(self, part) | {"image": f"the weights of process {os.getpid()}"}
+
+    other = Elsewhere("slow", slow, batch=2)
+    with connected(cluster.scheduler_address) as executor, pytest.raises(ValueError, match="image is the weights of"):
+        table(other, cases, tmp_path, monkeypatch, executor)
 
 
 def test_without_an_address_there_is_no_executor():

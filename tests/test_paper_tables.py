@@ -1,5 +1,7 @@
 """The paper's size: what is done to images, by which settings, and the whole path on small networks."""
 
+import io
+
 import pandas as pd
 import piq.feature_extractors.fid_inception as piq_inception
 import pytest
@@ -31,6 +33,8 @@ def networks(monkeypatch, tmp_path):
     priors = {"image": released(256, 3), "kernel": released(64, 1), "tilt": released(256, 2)}
     monkeypatch.setattr(restoration, "load_prior", lambda name, label=None, device="cpu": priors[name])
     monkeypatch.setattr(benchmark, "prior_card", lambda name: {"sha256": name})
+    for module in (benchmark, paper_tables):
+        monkeypatch.setattr(module, "best_device", lambda: torch.device("cpu"))
     monkeypatch.setenv("PDM_RESULTS", str(tmp_path / "results"))
 
 
@@ -54,6 +58,7 @@ def test_measurements_are_the_papers():
     assert torch.equal(motion.kernels[1:], motion_kernels(1, 64, 0.5, torch.Generator().manual_seed(4)))
     tilted = paper_tables.cases(SETTINGS["imagenet-turbulence"], truth, ["a", "b"])
     assert torch.equal(tilted.kernels, gaussian_kernels(2, 64, 2.0)) and tilted.tilts.shape == (2, 2, 128, 128)
+    assert tilted.names == ("a", "b") and tilted.sigma == 0.02
     assert tilted.tilts.abs().max() <= TILT_BOUND and not torch.equal(tilted.tilts[0], tilted.tilts[1])
 
 
@@ -78,11 +83,12 @@ def test_the_tables_come_of_folders_and_are_resumed(networks, folders, monkeypat
     arguments = [str(folders), "--count", "2", "--steps", "2", "--batch", "1"]
     paper_tables.main(arguments)
     path = reproduce.results_dir("paper") / "tables" / "paper.csv"
-    assert capsys.readouterr().out.splitlines() == [str(path)] * 6
+    lines = capsys.readouterr().out.splitlines()
+    assert lines.count(str(path)) == 3 and len([line for line in lines if line.endswith("; left out")]) == 3
     found = pd.read_csv(path)
     for _, column in found.groupby("column"):
         assert column.method.tolist() == ["blurred", "blind_dps", "blind_dps_release"]
-    assert set(found.column) == set(SETTINGS)
+    assert set(found.column) == {"ffhq-motion", "ffhq-gaussian", "ffhq-turbulence"}
     assert found.fid.notna().all() and (found.n == 2).all() and found.psnr.notna().all()
     assert found[found.degradation == "turbulence"].query("method != 'blurred'").tilt_epe.notna().all()
     monkeypatch.setattr(restoration, "load_prior", None)  # what is finished is not computed again
@@ -90,9 +96,26 @@ def test_the_tables_come_of_folders_and_are_resumed(networks, folders, monkeypat
     pd.testing.assert_frame_equal(pd.read_csv(path), found)
 
 
+def test_a_method_without_two_finite_images_has_no_fid(networks, folders, monkeypatch):
+    def nothing(cases, **settings):
+        return restoration.Estimate(torch.full_like(cases.truth, torch.nan), torch.full_like(cases.kernels, torch.nan))
+
+    monkeypatch.setattr(paper_tables, "methods", lambda *_: [benchmark.Method("nothing", nothing)])
+    monkeypatch.setattr(distributions, "InceptionV3", lambda: torch.nn.Identity())
+    row = paper_tables.table(SETTINGS["ffhq-motion"], folders, count=2, scale="smoke").iloc[0]
+    assert row.isna().fid and row.diverged == 2
+
+
 def test_a_trial_says_what_a_step_costs(networks):
     rows = paper_tables.trial(size=256, count=1, steps=2)
     assert rows.components.tolist() == [2, 3] and (rows.seconds > 0).all() and (rows.peak_gb > 0.1).all()
+    assert 0 < rows.tflop[0] < rows.tflop[1] < 1
+
+
+def test_the_command_line_tries_too(networks, capsys):
+    paper_tables.main(["--trial", "--size", "64", "--count", "1"])
+    found = pd.read_csv(io.StringIO(capsys.readouterr().out))
+    assert found[["components", "size", "batch", "steps"]].to_numpy().tolist() == [[2, 64, 1, 2]]
 
 
 def test_without_images_or_a_trial_there_is_nothing_to_do(capsys):

@@ -1,6 +1,8 @@
 """Every method under one signature, on tiny random networks and on cases whose answer is known."""
 
 import math
+import pickle
+from dataclasses import replace
 
 import pytest
 import torch
@@ -57,6 +59,7 @@ def cases() -> restoration.Cases:
 def test_cases_are_measurements_and_are_cut_together(cases):
     assert torch.equal(cases.measurement, experiments.measure(cases.truth, cases.kernels, [3, 4]))
     second = cases[1:]
+    assert len(pickle.dumps(cases[:1])) < 0.6 * len(pickle.dumps(cases))  # a part does not drag the rest along
     assert (len(second), second.names, second.seeds) == (1, ("b",), (4,))
     assert torch.equal(second.measurement, cases.measurement[1:])
     assert torch.equal(restoration.blurred(cases).image, cases.measurement)
@@ -153,3 +156,19 @@ def test_the_operator_has_the_boundary_of_the_cases_unless_told(cases, priors):
     own, told = restoration.blind_dps(dark, steps=5), restoration.blind_dps(dark, steps=5, boundary="zero")
     assert torch.equal(own.image, told.image)
     assert not torch.equal(own.image, restoration.blind_dps(dark, steps=5, boundary="reflect").image)
+
+
+@pytest.mark.parametrize("method", [restoration.dps, restoration.uniform_kernel])
+def test_the_boundary_reaches_every_method_by_diffusion(method, cases, priors):
+    seen, dark = (method(replace(cases, boundary=boundary), steps=5).image for boundary in ("reflect", "zero"))
+    assert not torch.equal(seen, dark)
+
+
+def test_wieners_filter_continues_the_measurement_as_the_cases_do():
+    truth = torch.rand(1, 3, 24, 24, generator=torch.Generator().manual_seed(0)) - 0.5
+    wrapped = blurred_cases(truth, gaussian_kernels(1, 9, 1.0), [0], boundary="circular")
+    errors = {}
+    for boundary in ("circular", "zero"):
+        estimate = restoration.wiener_known_kernel(replace(wrapped, boundary=boundary)).image
+        errors[boundary] = (estimate - truth).norm().item()
+    assert errors["circular"] < errors["zero"]

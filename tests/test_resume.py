@@ -81,7 +81,9 @@ def begun(log):
 
 def test_killed_at_random_moments_it_ends_with_the_same_table(books, tmp_path):
     assert start(books, tmp_path / "whole", tmp_path / "whole.log").wait(timeout=120) == 0
-    moments, log = random.Random(), tmp_path / "killed.log"
+    seed, log = random.randrange(2**32), tmp_path / "killed.log"
+    print(f"moments of seed {seed}")  # shown where the test fails
+    moments = random.Random(seed)
     for _ in range(3):
         process, before = start(books, tmp_path / "killed", log), len(begun(log))
         while len(begun(log)) == before:  # until it computes

@@ -67,9 +67,18 @@ def restore(method: Method, cases: Cases) -> dict:
     begin = time.perf_counter()
     estimate = _attempt(method, cases.to(device)).to("cpu")
     seconds = (time.perf_counter() - begin) / len(cases)
-    origin = {"seconds": seconds, "commit": provenance.commit()}
+    origin = {"seconds": seconds, "commit": provenance.running()}
     rows = [_row(method, cases[i : i + 1], _one(estimate, i)) | origin for i in range(len(cases))]
     return {"rows": rows} | {name: getattr(estimate, name) for name in ESTIMATES}
+
+
+def _restore_as(key: dict, method: Method, cases: Cases) -> dict:
+    """`restore`, by a worker whose weights and precision are those of the key that its result will be kept by."""
+    own = method.key(cases)
+    if own != key:
+        differ = ", ".join(f"{name} is {own.get(name)} for {key[name]}" for name in key if own.get(name) != key[name])
+        raise ValueError(f"a worker would compute something else than was asked for: {differ}")
+    return restore(method, cases)
 
 
 def _row(method: Method, case: Cases, estimate: Estimate) -> dict:
@@ -112,7 +121,7 @@ def run(methods: Sequence[Method], cases: Cases, scale: str, executor: Executor 
     keys = [method.key(part) for method, part in units]
     if executor is not None:
         left = [(unit, key) for unit, key in zip(units, keys, strict=True) if not reproduce.is_finished(scale, key)]
-        futures = {executor.submit(restore, *unit): key for unit, key in left}
+        futures = {executor.submit(_restore_as, key, *unit): key for unit, key in left}
         for future in as_completed(futures):
             reproduce.finished(scale, futures[future], future.result)
     parts: dict[str, list[dict]] = {m.name: [] for m in methods}

@@ -35,7 +35,7 @@ def images_within(recipe: Recipe, seconds: float, seed: int = 0) -> int:
 def network_row(name: str, recipe: Recipe, seconds: float, test: Tensor) -> dict:
     """Train by `recipe` from nothing for about so many seconds: a row that says how far its network got.
 
-    The time that compilation takes comes on top. The losses, columns `t_LOW_HIGH`, are `band_losses` on the images
+    The losses, columns `t_LOW_HIGH`, are `band_losses` on the images
     `test`, N C *S, at the label "any"; `held_out` is the last of the loss curve.
     """
     recipe = replace(recipe, images=images_within(recipe, seconds))

@@ -94,12 +94,13 @@ def dps_known_kernel(
     seeds: Sequence[int],
     steps: int = 1000,
     scale: StepSize | None = None,
+    boundary: str = "reflect",
 ) -> Iterator[State]:
     """The same with the kernel known, B 1 h w: the image alone is estimated, which bounds what blind methods can do."""
     _check_range(measurement)
     components = {"image": Component(image_prior, tuple(measurement.shape[1:]))}
     scale = {"image": step_sizes(steps)["image"] if scale is None else scale}
-    guidance = DPS(measurement, partial(blur, kernel=kernel), scale)
+    guidance = DPS(measurement, partial(blur, kernel=kernel, boundary=boundary), scale)
     return sample(components, guidance, seeds, steps, device=measurement.device)
 
 

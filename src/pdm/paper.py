@@ -53,7 +53,10 @@ CHECKPOINTS = {
 
 @dataclass(frozen=True)
 class Experiment:
-    """A column of Tables 1 to 3: its images, what is done to them, and the settings of BlindDPS."""
+    """A column of Tables 1 to 3: its images, what is done to them, and the settings of BlindDPS.
+
+    `prior` is the released image network of that data set; AFHQ-dog's and ImageNet's are not among the three files.
+    """
 
     dataset: str
     degradation: str
@@ -64,14 +67,20 @@ class Experiment:
     kernel: int = 64
     sigma: float = 0.02
     step: float = 0.3  # constant, for every component
+    prior: str | None = None
+
+    @property
+    def column(self) -> str:
+        """The column's name: data set and degradation."""
+        return f"{self.dataset}-{self.degradation}"
 
 
 EXPERIMENTS = (
-    Experiment("ffhq", "motion", 1000, "l1", 1.0, 0.5),
-    Experiment("ffhq", "gaussian", 1000, "l1", 1.0, 3.0),
+    Experiment("ffhq", "motion", 1000, "l1", 1.0, 0.5, prior="ffhq_10m.pt"),
+    Experiment("ffhq", "gaussian", 1000, "l1", 1.0, 3.0, prior="ffhq_10m.pt"),
     Experiment("afhq_dog", "motion", 500, "l0", 5.0, 0.5),
     Experiment("afhq_dog", "gaussian", 500, "l0", 5.0, 3.0),
-    Experiment("ffhq", "turbulence", 1000, None, 0.0, 4.0),
+    Experiment("ffhq", "turbulence", 1000, None, 0.0, 4.0, prior="ffhq_10m.pt"),
     Experiment("imagenet", "turbulence", 1000, None, 0.0, 2.0),
 )
 

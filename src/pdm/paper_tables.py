@@ -1,11 +1,12 @@
 """Tables 1 to 3 at the paper's own size: its images, kernels, settings and metrics, on the released checkpoints.
 
-`python -m pdm.paper_tables IMAGES` restores the folders IMAGES/ffhq, IMAGES/afhq_dog and IMAGES/imagenet with the
-priors that PDM_PRIORS names (`pdm.paper` writes them), on a GPU if there is one; `--executor` spreads the batches over
-several. With `--trial` it takes two steps on two images that it makes itself, and says what a step costs.
+`python -m pdm.paper_tables IMAGES` restores the photographs in IMAGES/ffhq with the priors that PDM_PRIORS names
+(`pdm.paper` writes them), on a GPU if there is one; `--executor` spreads the batches over several. With `--trial` it
+takes a few steps on images that it makes itself, and says what one costs.
 """
 
 import argparse
+import math
 import os
 import resource
 import sys
@@ -15,6 +16,7 @@ from pathlib import Path
 import pandas as pd
 import torch
 from torch import Generator, Tensor
+from torch.utils.flop_counter import FlopCounterMode
 
 from pdm import benchmark, distributions, reproduce, restoration, turbulence
 from pdm.benchmark import Method
@@ -25,7 +27,7 @@ from pdm.restoration import Cases, blurred_cases
 
 __all__ = ["COLUMNS", "cases", "methods", "table", "trial"]
 
-COLUMNS = [*benchmark.COLUMNS[:11], "fid", *benchmark.COLUMNS[11:]]
+COLUMNS = ["column", *benchmark.COLUMNS[:11], "fid", *benchmark.COLUMNS[11:], "tilt_epe"]
 PAPER_TILTS = {"patches": 500, "half_width": 32, "std": 1.0, "strength": (0.1, 0.4)}
 
 
@@ -40,7 +42,7 @@ def cases(experiment: Experiment, truth: Tensor, names: Sequence[str], seed: int
     if experiment.degradation != "turbulence":
         return blurred_cases(truth, kernels, seeds, names, experiment.sigma)
     tilts = torch.cat([tilt_fields(1, truth.shape[-1], draw, **PAPER_TILTS) for draw in draws])
-    return turbulence.turbulent_cases(truth, kernels, tilts, seeds)
+    return turbulence.turbulent_cases(truth, kernels, tilts, seeds, names, experiment.sigma)
 
 
 def methods(experiment: Experiment, steps: int = 1000, batch: int = 4) -> list[Method]:
@@ -73,7 +75,7 @@ def table(
     seed: int = 0,
     scale: str = "paper",
 ) -> pd.DataFrame:
-    """Rows of one column of Tables 1 to 3: each method's figures on the first `count` images of the data set's folder.
+    """One column of Tables 1 to 3, as rows: each method's figures on the first `count` images of its data set's folder.
 
     Finished batches are kept in results/`scale`/parts. `fid` is the literature's, on Inception features.
     Raises: ValueError for a folder that is missing or holds too few images, and as `benchmark.run`.
@@ -86,28 +88,43 @@ def table(
     reference = distributions.inception_features(these.truth, device=device)
     for part in results.values():
         finite = part["image"].flatten(1).isfinite().all(1)
-        found = distributions.inception_features(part["image"][finite], device=device)
-        fids.append(distributions.frechet_distance(found, reference))
-    rows = rows.assign(fid=fids, dataset=experiment.dataset, degradation=experiment.degradation, scale=scale)
-    return rows.reindex(columns=[*COLUMNS, *(["tilt_epe"] if "tilt_epe" in rows else [])])
+        found = distributions.inception_features(part["image"][finite], device=device) if finite.sum() > 1 else None
+        fids.append(math.nan if found is None else distributions.frechet_distance(found, reference))
+    names = {"column": experiment.column, "dataset": experiment.dataset, "degradation": experiment.degradation}
+    return rows.assign(fid=fids, scale=scale, **names).reindex(columns=COLUMNS)
 
 
 def trial(size: int = 256, count: int = 2, steps: int = 2, seed: int = 0) -> pd.DataFrame:
-    """What a guided step costs at the paper's size, by trying: a row for two components and one for three.
+    """What a guided step costs at the paper's size, by trying: a row for two components and, at 256, one for three.
 
-    On photographs of noise, which restore to nothing: `seconds` an image and step, and `peak_gb`, the most memory
-    that the process, or on a GPU the device, has held.
+    On photographs of noise, which restore to nothing. An image and step take `seconds`, loading left out; `tflop` are
+    the networks' operations in it, twice those forward, for the way back to their inputs has as many; `peak_gb` is the
+    most memory that the process, or on a GPU the device, has held.
     """
     generator, device, rows = Generator().manual_seed(seed), best_device(), []
     truth = torch.rand(count, 3, size, size, generator=generator) * 2 - 1
-    for experiment in (EXPERIMENTS[0], EXPERIMENTS[4]):
+    for experiment in (EXPERIMENTS[0], EXPERIMENTS[4])[: 2 if size == 256 else 1]:  # tilts are of 256 pixels
         these = cases(experiment, truth, [str(i) for i in range(count)], seed)
         *_, method = methods(experiment, steps, count)
-        found = benchmark.restore(method, these)["rows"]
+        _, least, most = (_seconds(experiment, these, n) for n in (1, 1, 1 + steps))  # the first to warm up
         row = {"components": len(method.priors), "size": size, "batch": count, "steps": steps}
-        row |= {"seconds": sum(r["seconds"] for r in found) / count / steps, "peak_gb": _peak_gb(device)}
-        rows.append(row | {"device": device.type})
+        row |= {"seconds": (most - least) / count / steps, "peak_gb": _peak_gb(device)}
+        rows.append(row | {"tflop": _tflop(method, these[:1].to(device)), "device": device.type})
     return pd.DataFrame(rows)
+
+
+def _seconds(experiment: Experiment, these: Cases, steps: int) -> float:
+    *_, method = methods(experiment, steps, len(these))
+    return sum(row["seconds"] for row in benchmark.restore(method, these)["rows"])
+
+
+@torch.no_grad()
+def _tflop(method: Method, case: Cases) -> float:
+    values = {"image": case.truth, "kernel": case.kernels, "tilt": case.tilts}
+    with FlopCounterMode(display=False) as counter:
+        for name in method.priors:
+            restoration.prior_for(case, name)(values[name], 500)
+    return 2 * counter.get_total_flops() / 1e12
 
 
 def _peak_gb(device: torch.device) -> float:
@@ -120,28 +137,29 @@ def _peak_gb(device: torch.device) -> float:
 def main(arguments: list[str] | None = None) -> None:
     """Make Tables 1 to 3 at the paper's size, or try what a step costs."""
     parser = argparse.ArgumentParser(prog="python -m pdm.paper_tables", description=main.__doc__)
-    parser.add_argument("images", type=Path, nargs="?", help="folder of the folders ffhq, afhq_dog and imagenet")
-    parser.add_argument("--trial", action="store_true", help="two steps on two images of noise")
-    parser.add_argument("--count", type=int, help="images of each data set (default: the paper's)")
-    parser.add_argument("--steps", type=int, default=1000)
+    parser.add_argument("images", type=Path, nargs="?", help="folder of the folder ffhq")
+    parser.add_argument("--trial", action="store_true", help="steps on images of noise, and what they cost")
+    parser.add_argument("--size", type=int, default=256, help="of the images of noise, in pixels")
+    parser.add_argument("--count", type=int, help="images (default: the paper's number, or 2)")
+    parser.add_argument("--steps", type=int, help="default: 1,000, or 2")
     parser.add_argument("--batch", type=int, default=4, help="images at a time on one device")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--executor", help="tcp://scheduler:8786 of a Dask cluster, one worker a GPU")
     chosen = parser.parse_args(arguments)
     if chosen.trial:
-        print(trial(seed=chosen.seed).to_csv(index=False), end="")
+        rows = trial(chosen.size, chosen.count or 2, chosen.steps or 2, chosen.seed)
+        print(rows.to_csv(index=False), end="")
         return
     if chosen.images is None:
         parser.error("wanted the folder of the images, or --trial")
     if chosen.executor:
         os.environ["EXECUTOR"] = chosen.executor
     for experiment in EXPERIMENTS:
-        rows = table(experiment, chosen.images, chosen.count, chosen.steps, chosen.batch, chosen.seed)
-        print(reproduce.update_table(rows.assign(column=_column(experiment)), "paper", "paper", "column", chosen.seed))
-
-
-def _column(experiment: Experiment) -> str:
-    return f"{experiment.dataset}-{experiment.degradation}"
+        if experiment.prior is None:
+            print(f"{experiment.column}: its image network is not among the released files; left out")
+            continue
+        rows = table(experiment, chosen.images, chosen.count, chosen.steps or 1000, chosen.batch, chosen.seed)
+        print(reproduce.update_table(rows, "paper", "paper", "column", chosen.seed))
 
 
 if __name__ == "__main__":

@@ -51,12 +51,12 @@ def best_device() -> torch.device:
 
 
 def best_precision(device: torch.device | str = "cpu") -> torch.dtype:
-    """bfloat16 where the hardware multiplies it (CUDA, or a CPU with AMX or AVX512-BF16), else float32.
+    """bfloat16 where the hardware multiplies it (CUDA from Ampere on, a CPU with AMX or AVX512-BF16), else float32.
 
-    On a CPU without either, bfloat16 is emulated and hundreds of times slower than float32.
+    Elsewhere it is emulated: on a CPU hundreds of times slower than float32.
     """
     if torch.device(device).type == "cuda":
-        return torch.bfloat16
+        return torch.bfloat16 if torch.cuda.is_bf16_supported(including_emulation=False) else torch.float32
     fast = torch.cpu._is_amx_tile_supported() or torch.cpu._is_avx512_bf16_supported()
     return torch.bfloat16 if fast else torch.float32
 

@@ -5,10 +5,11 @@ import json
 import os
 import platform
 import subprocess
+from functools import cache
 from importlib import metadata
 from pathlib import Path
 
-__all__ = ["commit", "describe"]
+__all__ = ["commit", "describe", "running"]
 
 ROOT = Path(__file__).resolve().parents[2]  # the repository, which is installed editable
 PACKAGES = ("parallel-diffusion", "torch", "torchvision", "numpy", "scipy", "pandas", "scikit-image", "lpips", "piq")
@@ -20,30 +21,36 @@ def commit(repository=ROOT):
     try:
         head = _git(repository, "rev-parse", "HEAD")
         return head[:12] + ("+" if _git(repository, "status", "--porcelain", "--", *INPUTS) else "")
-    except (OSError, subprocess.CalledProcessError):
+    except (OSError, subprocess.SubprocessError):
         return "unknown"
+
+
+@cache
+def running():
+    """`commit` of this repository, read once a process: of the code that runs, whatever is committed meanwhile."""
+    return commit(ROOT)
 
 
 def describe():
     """A dict of plain values: commit, SHA-256 of the committed weights, Python, packages, machine and precision."""
     import torch  # here, for the command line of `reproduce` should start at once
 
-    from pdm.priors import PRIORS, best_precision
+    from pdm.priors import PRIORS, best_device, best_precision
 
     cards = {path.stem: json.loads(path.read_text()) for path in sorted(PRIORS.glob("*.json"))}
     devices = [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())]
     return {
-        "commit": commit(),
+        "commit": running(),
         "weights": {name: card["sha256"] for name, card in cards.items()},
         "python": platform.python_version(),
         "packages": {name: _version(name) for name in PACKAGES},
         "machine": {"system": platform.system(), "processor": _processor(), "cores": os.cpu_count(), "gpus": devices},
-        "precision": str(best_precision()).removeprefix("torch."),
+        "precision": str(best_precision(best_device())).removeprefix("torch."),
     }
 
 
 def _git(repository, *arguments):
-    command = ["git", "-C", str(repository), *arguments]
+    command = ["git", "--no-optional-locks", "-C", str(repository), *arguments]
     return subprocess.run(command, check=True, capture_output=True, text=True, timeout=30).stdout.strip()
 
 

@@ -47,8 +47,8 @@ def write_table(frame, name, scale, seed=None):
 def update_table(frame, name, scale, by, seed=None):
     """Write `frame` into `results/SCALE/tables/NAME.csv` in place of the rows that have its values of column `by`.
 
-    Rows of other values stay, so that several notebooks share a table; where these rows came from is written to
-    `results/SCALE/provenance/NAME-VALUES.json`. Returns the path; raises as `write_table`.
+    Rows of other values stay, so that several notebooks share a table, one after the other; where these rows came from
+    is written to `results/SCALE/provenance/NAME-VALUES.json`. Returns the path; raises as `write_table`.
     """
     import pandas as pd  # here, for the command line below should start at once
 

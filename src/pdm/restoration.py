@@ -53,7 +53,7 @@ class Cases:
 
     `measurement` is B C H W, or B KC H W for K frames seen through as many `tilts`, B 2K H W in pixels; there are none
     where the air was calm. `sigma` is the noise's standard deviation, and `boundary` what lies beyond the frame, as in
-    `operators.blur`. A blind method reads `measurement`, `seeds` and `boundary` alone.
+    `operators.blur`, which methods by diffusion take over. A blind method reads `measurement`, `seeds` and `boundary`.
     Raises: ValueError for unequal numbers.
     """
 
@@ -78,7 +78,9 @@ class Cases:
         return len(self.names)
 
     def __getitem__(self, which: slice) -> "Cases":
-        return replace(self, **{name: None if v is None else v[which] for name, v in self._parts().items()})
+        parts = {n: v[which] for n, v in self._parts().items() if v is not None}
+        # A copy, for a view would be kept and sent with all that it is a view of.
+        return replace(self, **{n: v.clone() if isinstance(v, Tensor) else v for n, v in parts.items()})
 
     def to(self, device: torch.device | str) -> "Cases":
         """The same with all tensors on `device`, where a method of networks then computes."""
@@ -175,8 +177,8 @@ def blind_dps(
 def dps(cases: Cases, steps: int = 1000, label: str | None = None, image_step: float = 1.0) -> Estimate:
     """The image alone with the kernel known: what no blind method can be asked to beat."""
     scale = step_sizes(steps, image_step)["image"]
-    prior = prior_for(cases, "image", label)
-    *_, last = dps_known_kernel(cases.measurement, cases.kernels, prior, cases.seeds, steps, scale)
+    prior, y = prior_for(cases, "image", label), cases.measurement
+    *_, last = dps_known_kernel(y, cases.kernels, prior, cases.seeds, steps, scale, cases.boundary)
     return Estimate(last.theta["image"])
 
 
@@ -209,7 +211,8 @@ def uniform_kernel(
         ),
     }
     sizes = {"image": step_sizes(steps, image_step)["image"], "kernel": kernel_step * 1000 / steps}
-    guidance = DPS(cases.measurement, blur, sizes, {"kernel": (sparse, weight)})
+    operator = partial(blur, boundary=cases.boundary)
+    guidance = DPS(cases.measurement, operator, sizes, {"kernel": (sparse, weight)})
     *_, last = sample(components, guidance, cases.seeds, steps, device=cases.measurement.device)
     return Estimate(last.theta["image"], last.theta["kernel"])
 
@@ -232,15 +235,15 @@ def supervised(cases: Cases, name: str = "deblur_regression") -> Estimate:
 
 
 def wiener_known_kernel(cases: Cases, balance: float = 0.02) -> Estimate:
-    """Wiener's filter with the kernel known, by scikit-image, on the photograph continued by its mirror image.
+    """Wiener's filter with the kernel known, by scikit-image, on the measurement continued beyond its frame.
 
     `balance` weighs the Laplacian of the estimate against the residual; 0.02 stands between what motion
     kernels and what Gaussian kernels want at this noise.
     """
-    half = cases.kernels.shape[-1] // 2
-    rows = []
+    half, rows = cases.kernels.shape[-1] // 2, []
+    mode = {"reflect": "reflect", "zero": "constant", "circular": "wrap"}[cases.boundary]
     for y, kernel in zip(cases.measurement.double().numpy(), cases.kernels.double().numpy(), strict=True):
-        wide = np.pad(y, ((0, 0), (half, half), (half, half)), mode="reflect")
+        wide = np.pad(y, ((0, 0), (half, half), (half, half)), mode)
         restored = [wiener(channel, kernel[0], balance, clip=False) for channel in wide]
         rows.append(np.stack(restored)[:, half:-half, half:-half])
     return Estimate(torch.from_numpy(np.stack(rows)).to(cases.measurement.dtype))

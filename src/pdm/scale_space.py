@@ -7,6 +7,7 @@ variance 1 has the power 1 at every frequency.
 
 import math
 from collections.abc import Sequence
+from functools import partial
 
 import torch
 from scipy.fft import dctn, idctn
@@ -18,6 +19,7 @@ from pdm.degradations import gaussian_kernels, to_model_range
 from pdm.experiments import step_sizes
 from pdm.guidance import DPS
 from pdm.operators import blur
+from pdm.priors import best_device
 from pdm.restoration import Cases, Estimate, prior_for
 from pdm.sampler import Component, NoiseStreams, sample
 from pdm.schedule import Schedule, Step, ancestral_step
@@ -160,12 +162,13 @@ def trajectory(cases: Cases, steps: int = 1000, label: str | None = None, every:
     """
     rows: list[dict[str, Tensor]] = []
     truths = {"image": cases.truth, "kernel": cases.kernels}
-    for i, state in enumerate(_states(cases, steps, label, "ancestral", 1.0, 0.6, 8, 400)):
+    states = _states(cases.to(best_device()), steps, label, "ancestral", 1.0, 0.6, 8, 400)
+    for i, state in enumerate(states):
         if i % every and i != steps - 1:
             continue
         row = {"t": torch.tensor(state.t)}
         for name, truth in truths.items():
-            estimate = state.theta[name]
+            estimate = state.theta[name].cpu()
             measured = zip(("std", "distance", "rms"), closest_blur(estimate, truth), strict=True)
             row |= {f"{name}_{key}": value for key, value in measured}
             row |= {f"{name}_mse": (estimate - truth).square().flatten(1).mean(1), name: estimate[:shown].clone()}
@@ -188,11 +191,12 @@ def _states(cases: Cases, steps: int, label, course: str, image_step: float, ker
         blurry = to_model_range(gaussian_kernels(len(cases), kernel_prior.shape[-1], 2.0))
         noise = NoiseStreams(cases.seeds)
         guess = {"image": cases.measurement.clamp(-1, 1), "kernel": blurry}
-        start = {n: schedule.diffuse(v, noise(f"start of {n}", v.shape[1:]), times[0]) for n, v in guess.items()}
+        start = {n: schedule.diffuse(v, noise(f"start of {n}", v.shape[1:]).to(v), times[0]) for n, v in guess.items()}
     components = {
         "image": Component(prior_for(cases, "image", label), tuple(cases.measurement.shape[1:]), start=start["image"]),
         "kernel": Component(kernel_prior, kernel_prior.shape, shift_and_divide, start=start["kernel"]),
     }
     step = renoise_step() if course in ("renoised", "levels") else ancestral_step()
-    guidance = DPS(cases.measurement, blur, step_sizes(steps, image_step, kernel_step))
+    operator = partial(blur, boundary=cases.boundary)
+    guidance = DPS(cases.measurement, operator, step_sizes(steps, image_step, kernel_step))
     return sample(components, guidance, cases.seeds, times, step=step, device=cases.measurement.device)

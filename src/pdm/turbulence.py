@@ -24,11 +24,19 @@ from pdm.schedule import Schedule, ancestral_step
 __all__ = ["Frames", "blind", "blur_only", "ilvr", "known_operator", "turbulent_cases", "uniform_tilt"]
 
 
-def turbulent_cases(truth: Tensor, kernels: Tensor, tilts: Tensor, seeds: Sequence[int]) -> Cases:
-    """K frames of each photograph through one kernel and K tilts, B 2K H W in pixels, with noise of 0.02."""
+def turbulent_cases(
+    truth: Tensor,
+    kernels: Tensor,
+    tilts: Tensor,
+    seeds: Sequence[int],
+    names: Sequence[str] | None = None,
+    sigma: float = SIGMA,
+) -> Cases:
+    """K frames of each photograph through one kernel and K tilts, B 2K H W in pixels, with noise."""
+    names = [str(i) for i in range(len(truth))] if names is None else names
     clean = explained(Estimate(truth, kernels, tilts))
-    noisy = [add_noise(y, SIGMA, Generator().manual_seed(seed)) for y, seed in zip(clean, seeds, strict=True)]
-    return Cases(tuple(str(i) for i in range(len(truth))), truth, torch.stack(noisy), kernels, tuple(seeds), tilts)
+    noisy = [add_noise(y, sigma, Generator().manual_seed(seed)) for y, seed in zip(clean, seeds, strict=True)]
+    return Cases(tuple(names), truth, torch.stack(noisy), kernels, tuple(seeds), tilts, sigma)
 
 
 class Frames:
@@ -37,13 +45,14 @@ class Frames:
     Its signature names as many tilts as there are frames, so that each is a component of its own (Remark 1).
     """
 
-    def __init__(self, count: int):
+    def __init__(self, count: int, boundary: str = "reflect"):
+        self.boundary = boundary
         self.tilts = [f"tilt_{i}" for i in range(count)]
         names = ["image", "kernel", *self.tilts]
         self.__signature__ = Signature([Parameter(name, Parameter.KEYWORD_ONLY) for name in names])
 
     def __call__(self, image: Tensor, kernel: Tensor, **tilts: Tensor) -> Tensor:
-        return torch.cat([turbulence(image, kernel, tilts[name]) for name in self.tilts], dim=1)
+        return torch.cat([turbulence(image, kernel, tilts[name], self.boundary) for name in self.tilts], dim=1)
 
 
 def blind(
@@ -96,7 +105,7 @@ def known_operator(cases: Cases, steps: int = 1000, label: str | None = None, im
     """The image alone with kernel and tilts known."""
 
     def operator(image):
-        return explained(Estimate(image, cases.kernels, cases.tilts))
+        return explained(Estimate(image, cases.kernels, cases.tilts), boundary=cases.boundary)
 
     guidance = DPS(cases.measurement, operator, {"image": step_sizes(steps, image_step)["image"]})
     components = {"image": Component(prior_for(cases, "image", label), tuple(cases.truth.shape[1:]))}
@@ -113,7 +122,7 @@ def ilvr(cases: Cases, steps: int = 1000, label: str | None = None, factor: int 
 
 
 def _restored(cases: Cases, steps, label, sizes, tilt: Component, tilt_size, variance="small") -> Estimate:
-    operator = Frames(cases.measurement.shape[1] // cases.truth.shape[1])
+    operator = Frames(cases.measurement.shape[1] // cases.truth.shape[1], cases.boundary)
     kernel = prior_for(cases, "kernel")
     components = {
         "image": Component(prior_for(cases, "image", label), tuple(cases.truth.shape[1:])),
