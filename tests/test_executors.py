@@ -86,6 +86,21 @@ def test_a_worker_of_other_weights_is_refused(cluster, cases, method, tmp_path, 
         table(other, cases, tmp_path, monkeypatch, executor)
 
 
+def test_workers_of_its_own_are_started_and_ended(cases, method, tmp_path, monkeypatch):
+    serial, image = table(method, cases, tmp_path / "serial", monkeypatch)
+    with connected("local:2") as executor:
+        spread, same = table(method, cases, tmp_path / "local", monkeypatch, executor)
+        threads = set(executor.map(_threads, range(4)))
+    pd.testing.assert_frame_equal(serial, spread)
+    assert torch.equal(image, same) and threads == {1}
+    with pytest.raises(Exception, match=r"(?i)closed|cannot schedule|shut"):
+        executor.submit(_threads, 0).result(timeout=10)
+
+
+def _threads(_) -> int:
+    return torch.get_num_threads()
+
+
 def test_without_an_address_there_is_no_executor():
     for nothing in (None, ""):
         with connected(nothing) as executor:
@@ -93,5 +108,6 @@ def test_without_an_address_there_is_no_executor():
 
 
 def test_an_address_that_is_none_is_refused():
-    with pytest.raises(ValueError, match="EXECUTOR is 'slurm'"), connected("slurm"):
-        pass
+    for wrong in ("slurm", "local:0", "local:"):
+        with pytest.raises(ValueError, match=f"EXECUTOR is '{wrong}'"), connected(wrong):
+            pass

@@ -221,3 +221,26 @@ def test_a_commit_is_marked_where_the_code_differs_from_it(tmp_path):
     assert provenance.commit(tmp_path) == clean
     (tmp_path / "src" / "a.py").write_text("a = 2")
     assert provenance.commit(tmp_path) == clean + "+"
+
+
+def test_an_earlier_prior_comes_from_the_history(tmp_path):
+    def git(*arguments):
+        identity = ["-c", "user.name=a", "-c", "user.email=a@b.c"]
+        subprocess.run(["git", "-C", str(tmp_path), *identity, *arguments], check=True, capture_output=True)
+
+    (tmp_path / "data" / "priors").mkdir(parents=True)
+    git("init")
+    for text in ("first", "second"):
+        for kind in ("json", "safetensors"):
+            (tmp_path / "data" / "priors" / f"small.{kind}").write_text(f"{text} {kind}")
+        git("add", ".")
+        git("commit", "-m", text)
+    folder = tmp_path / "out"
+    folder.mkdir()
+    provenance.earlier("HEAD~1", "small", folder, tmp_path)
+    assert [(folder / f"small.{kind}").read_text() for kind in ("json", "safetensors")] == [
+        "first json",
+        "first safetensors",
+    ]
+    with pytest.raises(ValueError, match=r"no HEAD~7:data/priors/small\.json in the history"):
+        provenance.earlier("HEAD~7", "small", folder, tmp_path)

@@ -94,6 +94,22 @@ def test_a_penalty_counts_before_the_kernel_is_normalised_and_not_after(cases, p
         restoration.blind_dps(cases, steps=5, constraint="sum")
 
 
+def test_of_several_chains_each_image_keeps_the_one_with_the_least_residual(cases, priors):
+    chains = [
+        restoration.blind_dps(replace(cases, seeds=tuple(s + 10_000 * j for s in cases.seeds)), steps=5)
+        for j in range(3)
+    ]
+    residuals = torch.stack(
+        [(cases.measurement - restoration.explained(chain)).flatten(1).norm(dim=1) for chain in chains]
+    )
+    found = restoration.best_of(cases, 3, steps=5)
+    for i, j in enumerate(residuals.argmin(0).tolist()):
+        assert torch.equal(found.image[i], chains[j].image[i]) and torch.equal(found.kernel[i], chains[j].kernel[i])
+    assert len(set(residuals.argmin(0).tolist())) > 1 or residuals.argmin(0)[0] > 0  # not just the first
+    with pytest.raises(ValueError, match="chains is 0"):
+        restoration.best_of(cases, 0)
+
+
 def test_without_a_kernel_prior_the_kernel_goes_down_the_gradient_from_a_gaussian(cases, monkeypatch):
     prior = Sure(Schedule.linear(), cases.truth[0])
     one = cases[:1]

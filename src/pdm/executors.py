@@ -1,5 +1,6 @@
 """Where the batches of `benchmark.run` are computed: here, or by the workers of a Dask cluster."""
 
+import re
 from collections.abc import Iterator
 from concurrent.futures import Executor
 from contextlib import contextmanager
@@ -13,6 +14,8 @@ PROTOCOLS = ("tcp://", "tls://", "ucx://")
 def connected(address: str | None) -> Iterator[Executor | None]:
     """An executor over the workers of the Dask scheduler at `address`, or None, computing here, where there is none.
 
+    "local:2" starts two workers on this machine, processes of one thread each, and ends them: where the networks are
+    small, as many as there are cores do more than one process with a thread for each.
     A task whose worker dies is given to another. Workers want this package, the weights and, for `faces` and `cats`,
     no data: a task carries its images. Raises: ValueError for an address that is none; ImportError without Dask;
     OSError where no scheduler answers within ten seconds.
@@ -20,11 +23,19 @@ def connected(address: str | None) -> Iterator[Executor | None]:
     if not address:
         yield None
         return
-    if not address.startswith(PROTOCOLS):
-        raise ValueError(f"EXECUTOR is {address!r}; wanted {', '.join(PROTOCOLS)} and host:port of a Dask scheduler")
+    local = re.fullmatch(r"local:([1-9]\d*)", address)
+    if not local and not address.startswith(PROTOCOLS):
+        raise ValueError(
+            f"EXECUTOR is {address!r}; wanted {', '.join(PROTOCOLS)} and host:port of a Dask scheduler, or local:COUNT"
+        )
     try:
-        from distributed import Client
+        from distributed import Client, LocalCluster
     except ImportError as error:
-        raise ImportError("EXECUTOR names a Dask scheduler; pip install 'parallel-diffusion[dask]'") from error
+        raise ImportError("EXECUTOR asks for Dask; pip install 'parallel-diffusion[dask]'") from error
+    if local:
+        with LocalCluster(n_workers=int(local[1]), threads_per_worker=1, dashboard_address=None) as cluster:
+            with connected(cluster.scheduler_address) as executor:
+                yield executor
+        return
     with Client(address, timeout=10, set_as_default=False) as client:
         yield client.get_executor(pure=False)

@@ -9,7 +9,7 @@ from functools import cache
 from importlib import metadata
 from pathlib import Path
 
-__all__ = ["commit", "describe", "running"]
+__all__ = ["commit", "describe", "earlier", "running"]
 
 ROOT = Path(__file__).resolve().parents[2]  # the repository, which is installed editable
 PACKAGES = ("parallel-diffusion", "torch", "torchvision", "numpy", "scipy", "pandas", "scikit-image", "lpips", "piq")
@@ -29,6 +29,22 @@ def commit(repository=ROOT):
 def running():
     """`commit` of this repository, read once a process: of the code that runs, whatever is committed meanwhile."""
     return commit(ROOT)
+
+
+def earlier(revision, name, folder, repository=ROOT):
+    """Write the card and the weights that the prior `name` had at a commit of the history to `folder`, and return it.
+
+    Raises ValueError where the history does not hold them, as in a shallow clone or without git.
+    """
+    for kind in ("json", "safetensors"):
+        path = f"{revision}:data/priors/{name}.{kind}"
+        command = ["git", "-C", str(repository), "show", path]
+        try:
+            data = subprocess.run(command, check=True, capture_output=True, timeout=60).stdout
+        except (OSError, subprocess.SubprocessError) as error:
+            raise ValueError(f"no {path} in the history of {repository}; wanted a full clone") from error
+        (Path(folder) / f"{name}.{kind}").write_bytes(data)
+    return Path(folder)
 
 
 def describe():

@@ -30,6 +30,7 @@ from pdm.schedule import Schedule, ancestral_step
 __all__ = [
     "Cases",
     "Estimate",
+    "best_of",
     "blind_dps",
     "blurred",
     "blurred_cases",
@@ -172,6 +173,25 @@ def blind_dps(
     *_, last = sample(components, guidance, cases.seeds, steps, step=step, device=device)
     kernel = shift_and_divide(last.x0["kernel"]) if whole_batch else last.theta["kernel"]
     return Estimate(last.theta["image"], kernel)
+
+
+def best_of(cases: Cases, chains: int = 4, steps: int = 1000, label: str | None = None) -> Estimate:
+    """Algorithm 1 from several seeds, and of each image the run that explains its measurement best.
+
+    A run can settle on a kernel of the wrong kind, round where the truth is a path; the residual, which needs no truth,
+    often tells. Chain j has the cases' seeds and 10,000 j. Raises: ValueError for less than one chain.
+    """
+    if chains < 1:
+        raise ValueError(f"chains is {chains}; wanted 1 or more")
+    found, residuals = [], []
+    for j in range(chains):
+        chain = replace(cases, seeds=tuple(seed + 10_000 * j for seed in cases.seeds))
+        found.append(blind_dps(chain, steps, label))
+        residual = cases.measurement - explained(found[-1], boundary=cases.boundary)
+        residuals.append(residual.flatten(1).norm(dim=1))
+    least = torch.stack(residuals).argmin(0).tolist()
+    chosen = [(found[j].image[i], found[j].kernel[i]) for i, j in enumerate(least)]
+    return Estimate(*(torch.stack(values) for values in zip(*chosen, strict=True)))
 
 
 def dps(cases: Cases, steps: int = 1000, label: str | None = None, image_step: float = 1.0) -> Estimate:
