@@ -51,13 +51,12 @@ def methods(experiment: Experiment, steps: int = 1000, batch: int = 4) -> list[M
     The paper's step is constant and its penalty on the kernel before it is normalised; the release's step is
     sqrt(alpha_bar_t), and its penalty has no effect. The released networks say their variance, which both take.
     """
-    names = {"image": experiment.step, "kernel": experiment.step}
-    paper = {"steps": steps, "constant": True, "variance": "learned"}
-    paper |= {f"{name}_step": value for name, value in names.items()}
+    step = experiment.step
+    paper = {"steps": steps, "image_step": step, "kernel_step": step, "constant": True, "variance": "learned"}
     release = {"steps": steps, "image_step": 1.0, "kernel_step": 1.0, "variance": "learned"}
     if experiment.degradation == "turbulence":
         function, priors = turbulence.blind, ("image", "kernel", "tilt")
-        paper, release = paper | {"tilt_step": experiment.step}, release | {"tilt_step": 1.0}
+        paper, release = paper | {"tilt_step": step}, release | {"tilt_step": 1.0}
     else:
         function, priors = restoration.blind_dps, ("image", "kernel")
         paper |= {"penalty": experiment.penalty, "weight": experiment.weight}
