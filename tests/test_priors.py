@@ -143,7 +143,9 @@ def test_bfloat16_is_taken_only_where_the_hardware_multiplies_it(amx, avx512, mo
     monkeypatch.setattr(torch.cpu, "_is_amx_tile_supported", lambda: amx)
     monkeypatch.setattr(torch.cpu, "_is_avx512_bf16_supported", lambda: avx512)
     assert best_precision() == (torch.bfloat16 if amx or avx512 else torch.float32)
-    assert best_precision("cuda") == torch.bfloat16
+    for ampere in (True, False):
+        monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda including_emulation, ampere=ampere: ampere)
+        assert best_precision("cuda") == (torch.bfloat16 if ampere else torch.float32)
 
 
 # ---- the mixture known exactly ----
