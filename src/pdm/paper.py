@@ -97,9 +97,8 @@ def import_checkpoints(
     missing = [c.file for c in checkpoints.values() if not (source / c.file).is_file()]
     if missing:
         raise FileNotFoundError(f"{source} lacks {', '.join(missing)}; they come with {WHERE}")
-    networks = {
-        name: load_adm(source / c.file, c.network) for name, c in checkpoints.items()
-    }  # all, before any is kept
+    # All of them, before any is written.
+    networks = {name: load_adm(source / c.file, c.network) for name, c in checkpoints.items()}
     for name, network in networks.items():
         released = checkpoints[name]
         card = {"data": released.data, "labels": [], "schedule": "linear, 1000 steps", "source": released.file}

@@ -1,13 +1,12 @@
 """Tables 1 to 3 at the paper's own size: its images, kernels, settings and metrics, on the released checkpoints.
 
 `python -m pdm.paper_tables IMAGES` restores the photographs in IMAGES/ffhq with the priors that PDM_PRIORS names
-(`pdm.paper` writes them), on a GPU if there is one; `--executor` spreads the batches over several. With `--trial` it
-takes a few steps on images that it makes itself, and says what one costs.
+(`pdm.paper` writes them), on a GPU if there is one, or on the workers that EXECUTOR names. With `--trial` it takes a
+few steps on images that it makes itself, and says what one costs.
 """
 
 import argparse
 import math
-import os
 import resource
 import sys
 from collections.abc import Sequence
@@ -143,7 +142,6 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--steps", type=int, help="default: 1,000, or 2")
     parser.add_argument("--batch", type=int, default=4, help="images at a time on one device")
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--executor", help="tcp://scheduler:8786 of a Dask cluster, one worker a GPU")
     chosen = parser.parse_args(arguments)
     if chosen.trial:
         rows = trial(chosen.size, chosen.count or 2, chosen.steps or 2, chosen.seed)
@@ -151,8 +149,6 @@ def main(arguments: list[str] | None = None) -> None:
         return
     if chosen.images is None:
         parser.error("wanted the folder of the images, or --trial")
-    if chosen.executor:
-        os.environ["EXECUTOR"] = chosen.executor
     for experiment in EXPERIMENTS:
         if experiment.prior is None:
             print(f"{experiment.column}: its image network is not among the released files; left out")
