@@ -1,6 +1,11 @@
 import pytest
 import torch
 
+from pdm import restoration
+from pdm.degradations import motion_kernels
+from pdm.priors import NetworkPrior
+from pdm.unet import UNet, UNetConfig
+
 
 @pytest.fixture(autouse=True, scope="module")
 def one_thread():
@@ -9,3 +14,31 @@ def one_thread():
     torch.set_num_threads(1)
     yield
     torch.set_num_threads(threads)
+
+
+def tiny(size: int, channels: int) -> NetworkPrior:
+    torch.manual_seed(0)
+    network = UNet(UNetConfig(size, 8, channels, channels, (1,), attention_resolution=0, num_head_channels=8, patch=4))
+    for parameter in network.parameters():
+        torch.nn.init.normal_(parameter, std=0.05)
+    return NetworkPrior(network)
+
+
+@pytest.fixture
+def priors(monkeypatch) -> dict:
+    """The tiny networks in place of the committed ones, and which labels were asked for."""
+    found = {"image": tiny(32, 3), "kernel": tiny(16, 1), "asked": []}
+
+    def load(name, label=None, device="cpu"):
+        found["asked"].append((name, label))
+        return found[name]
+
+    monkeypatch.setattr(restoration, "load_prior", load)
+    return found
+
+
+@pytest.fixture(scope="module")
+def cases() -> restoration.Cases:
+    generator = torch.Generator().manual_seed(1)
+    truth = torch.nn.functional.interpolate(torch.rand(2, 3, 8, 8, generator=generator) * 1.6 - 0.8, 32)
+    return restoration.blurred_cases(truth, motion_kernels(2, 16, 0.5, generator), [3, 4], ["a", "b"])

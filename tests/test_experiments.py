@@ -58,6 +58,15 @@ def test_step_sizes_add_up_to_the_same_whatever_the_number_of_steps():
     assert sums[0] == pytest.approx(sums[1], rel=0.02)
 
 
+def test_the_step_of_the_kernel_fades_with_the_last_of_the_noise():
+    kept, fading = (experiments.step_sizes(500, fade=fade)["kernel"] for fade in (0, 100))
+    assert [fading(t) / kept(t) for t in (999, 100, 50, 10)] == pytest.approx([1, 1, 0.5, 0.1])
+    assert fading(0) == 0 < kept(0)
+    assert kept(300) == pytest.approx(1.2 * Schedule.linear().alpha_bar[300].sqrt().item())
+    with pytest.raises(ValueError, match="fade is -1; wanted 0 or more"):
+        experiments.step_sizes(500, fade=-1)
+
+
 def test_the_residual_of_noise_alone_is_about_one_times_the_noise(scene):
     measurement = experiments.measure(scene["truth"], scene["kernels"], [3, 4])
     residual = (measurement - blur(scene["truth"], scene["kernels"])).flatten(1).norm(dim=1)

@@ -9,12 +9,11 @@ import torch
 
 from pdm import experiments, restoration
 from pdm.constraints import l0
-from pdm.degradations import gaussian_kernels, motion_kernels
+from pdm.degradations import gaussian_kernels
 from pdm.operators import blur
-from pdm.priors import NetworkPrior, Prediction
+from pdm.priors import Prediction
 from pdm.restoration import blurred_cases
 from pdm.schedule import Schedule
-from pdm.unet import UNet, UNetConfig
 
 
 class Sure:
@@ -26,34 +25,6 @@ class Sure:
     def __call__(self, x, t):
         alpha_bar = self.schedule.alpha_bar[t]
         return Prediction((x - alpha_bar.sqrt().float() * self.signal) / (1 - alpha_bar).sqrt().float())
-
-
-def tiny(size: int, channels: int) -> NetworkPrior:
-    torch.manual_seed(0)
-    network = UNet(UNetConfig(size, 8, channels, channels, (1,), attention_resolution=0, num_head_channels=8, patch=4))
-    for parameter in network.parameters():
-        torch.nn.init.normal_(parameter, std=0.05)
-    return NetworkPrior(network)
-
-
-@pytest.fixture
-def priors(monkeypatch) -> dict:
-    """The tiny networks in place of the committed ones, and which labels were asked for."""
-    found = {"image": tiny(32, 3), "kernel": tiny(16, 1), "asked": []}
-
-    def load(name, label=None, device="cpu"):
-        found["asked"].append((name, label))
-        return found[name]
-
-    monkeypatch.setattr(restoration, "load_prior", load)
-    return found
-
-
-@pytest.fixture(scope="module")
-def cases() -> restoration.Cases:
-    generator = torch.Generator().manual_seed(1)
-    truth = torch.nn.functional.interpolate(torch.rand(2, 3, 8, 8, generator=generator) * 1.6 - 0.8, 32)
-    return blurred_cases(truth, motion_kernels(2, 16, 0.5, generator), [3, 4], ["a", "b"])
 
 
 def test_cases_are_measurements_and_are_cut_together(cases):
@@ -92,22 +63,6 @@ def test_a_penalty_counts_before_the_kernel_is_normalised_and_not_after(cases, p
         restoration.blind_dps(cases, steps=5, penalty="l2")
     with pytest.raises(ValueError, match="no constraint is called 'sum'; there are shift_and_divide, simplex"):
         restoration.blind_dps(cases, steps=5, constraint="sum")
-
-
-def test_of_several_chains_each_image_keeps_the_one_with_the_least_residual(cases, priors):
-    chains = [
-        restoration.blind_dps(replace(cases, seeds=tuple(s + 10_000 * j for s in cases.seeds)), steps=5)
-        for j in range(3)
-    ]
-    residuals = torch.stack(
-        [(cases.measurement - restoration.explained(chain)).flatten(1).norm(dim=1) for chain in chains]
-    )
-    found = restoration.best_of(cases, 3, steps=5)
-    for i, j in enumerate(residuals.argmin(0).tolist()):
-        assert torch.equal(found.image[i], chains[j].image[i]) and torch.equal(found.kernel[i], chains[j].kernel[i])
-    assert len(set(residuals.argmin(0).tolist())) > 1 or residuals.argmin(0)[0] > 0  # not just the first
-    with pytest.raises(ValueError, match="chains is 0"):
-        restoration.best_of(cases, 0)
 
 
 def test_without_a_kernel_prior_the_kernel_goes_down_the_gradient_from_a_gaussian(cases, monkeypatch):

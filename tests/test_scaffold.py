@@ -53,6 +53,7 @@ ALLOWED = {module: set() for module in sorted(BOTTOM)} | {
     "restoration": BOTTOM
     | {"priors", "guidance", "release", "sampler", "experiments"}
     | {"baselines.pan", "baselines.self_deblur", "baselines.supervised"},
+    "chains": BOTTOM | {"sampler", "restoration"},
     "turbulence": BOTTOM | {"priors", "guidance", "sampler", "experiments", "restoration", "baselines.ilvr"},
     "scale_space": BOTTOM | {"priors", "guidance", "sampler", "experiments", "restoration"},
     "benchmark": BOTTOM

@@ -2,7 +2,8 @@
 
 import pytest
 import torch
-from test_restoration import Sure, tiny
+from conftest import tiny
+from test_restoration import Sure
 
 from pdm import benchmark, restoration, turbulence
 from pdm.benchmark import Method

@@ -25,13 +25,13 @@ from pdm.operators import blur, turbulence
 from pdm.priors import FlatPrior, NetworkPrior, load_prior
 from pdm.release import WholeBatchDPS, divide_by_batch_sum
 from pdm.sampler import Component, sample
-from pdm.schedule import Schedule, ancestral_step
+from pdm.schedule import Schedule, Step, ancestral_step
 
 __all__ = [
     "Cases",
     "Estimate",
-    "best_of",
     "blind_dps",
+    "blind_problem",
     "blurred",
     "blurred_cases",
     "dps",
@@ -130,13 +130,22 @@ def blurred(cases: Cases) -> Estimate:
     return Estimate(cases.measurement[:, : cases.truth.shape[1]])
 
 
-def blind_dps(
+def blind_dps(cases: Cases, steps: int = 1000, label: str | None = None, **settings) -> Estimate:
+    """Algorithm 1 in `steps` steps; label and settings as `blind_problem`."""
+    components, guidance, step = blind_problem(cases, steps, label, **settings)
+    *_, last = sample(components, guidance, cases.seeds, steps, step=step, device=cases.measurement.device)
+    kernel = shift_and_divide(last.x0["kernel"]) if settings.get("whole_batch") else last.theta["kernel"]
+    return Estimate(last.theta["image"], kernel)
+
+
+def blind_problem(
     cases: Cases,
     steps: int = 1000,
     label: str | None = None,
     image_step: float = 1.0,
     kernel_step: float = 0.6,
     constant: bool = False,
+    fade: int = 100,
     constraint: str = "shift_and_divide",
     penalty: str | None = None,
     weight: float = 0.0,
@@ -144,9 +153,10 @@ def blind_dps(
     whole_batch: bool = False,
     boundary: str | None = None,
     variance: str = "small",
-) -> Estimate:
-    """Algorithm 1. `label` is the image prior's; step sizes as `experiments.step_sizes`; `variance` of line (4).
+) -> tuple[dict[str, Component], DPS, Step]:
+    """What `sample` runs Algorithm 1 with, for step sizes that suit `steps` steps: components, guidance, and line (4).
 
+    `label` is the image prior's; step sizes as `experiments.step_sizes`; `variance` of line (4).
     `penalty` "l1" or "l0" with its `weight` is on the kernel before it is normalised, or, with `penalty_after`, on what
     the normalisation leaves of it, as in the authors' release. `constraint` is "shift_and_divide" or "simplex"; with
     `whole_batch` sum and norm run over the batch, as in the release. `boundary` is what the method takes to lie beyond
@@ -166,32 +176,9 @@ def blind_dps(
         "kernel": Component(kernel_prior, kernel_prior.shape, constrain),
     }
     operator = partial(blur, boundary=cases.boundary if boundary is None else boundary)
-    sizes = step_sizes(steps, image_step, kernel_step, constant)
+    sizes = step_sizes(steps, image_step, kernel_step, constant, fade)
     one_norm = WholeBatchDPS(cases.measurement, operator, sizes) if whole_batch else None
-    guidance = one_norm or DPS(cases.measurement, operator, sizes, terms)
-    step, device = ancestral_step(variance), cases.measurement.device
-    *_, last = sample(components, guidance, cases.seeds, steps, step=step, device=device)
-    kernel = shift_and_divide(last.x0["kernel"]) if whole_batch else last.theta["kernel"]
-    return Estimate(last.theta["image"], kernel)
-
-
-def best_of(cases: Cases, chains: int = 4, steps: int = 1000, label: str | None = None) -> Estimate:
-    """Algorithm 1 from several seeds, and of each image the run that explains its measurement best.
-
-    A run can settle on a kernel of the wrong kind, round where the truth is a path; the residual, which needs no truth,
-    often tells. Chain j has the cases' seeds and 10,000 j. Raises: ValueError for less than one chain.
-    """
-    if chains < 1:
-        raise ValueError(f"chains is {chains}; wanted 1 or more")
-    found, residuals = [], []
-    for j in range(chains):
-        chain = replace(cases, seeds=tuple(seed + 10_000 * j for seed in cases.seeds))
-        found.append(blind_dps(chain, steps, label))
-        residual = cases.measurement - explained(found[-1], boundary=cases.boundary)
-        residuals.append(residual.flatten(1).norm(dim=1))
-    least = torch.stack(residuals).argmin(0).tolist()
-    chosen = [(found[j].image[i], found[j].kernel[i]) for i, j in enumerate(least)]
-    return Estimate(*(torch.stack(values) for values in zip(*chosen, strict=True)))
+    return components, one_norm or DPS(cases.measurement, operator, sizes, terms), ancestral_step(variance)
 
 
 def dps(cases: Cases, steps: int = 1000, label: str | None = None, image_step: float = 1.0) -> Estimate:

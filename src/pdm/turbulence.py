@@ -98,7 +98,7 @@ def blur_only(
 ) -> Estimate:
     """Algorithm 1 on the first frame, which takes the turbulence for a blur."""
     first = replace(cases, measurement=_first(cases), tilts=None)
-    return blind_dps(first, steps, label, image_step, kernel_step)
+    return blind_dps(first, steps, label, image_step=image_step, kernel_step=kernel_step)
 
 
 def known_operator(cases: Cases, steps: int = 1000, label: str | None = None, image_step: float = 1.0) -> Estimate:
