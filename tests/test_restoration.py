@@ -38,6 +38,20 @@ def test_cases_are_measurements_and_are_cut_together(cases):
         restoration.Cases(cases.names, cases.truth, cases.measurement, cases.kernels, (3,))
 
 
+def test_a_blind_method_needs_no_truth(cases, priors):
+    found = restoration.blind_dps(restoration.unknown(cases.measurement, cases.seeds, canvas=16), steps=5)
+    with_truth = restoration.blind_dps(cases, steps=5)
+    assert torch.equal(found.image, with_truth.image) and torch.equal(found.kernel, with_truth.kernel)
+    for wrong, seeds, message in (
+        (cases.measurement[0], [0], r"\(3, 32, 32\) and reaches to .*; wanted B C H W"),
+        (127.5 * cases.measurement, [0, 1], "reaches to 1"),
+        (cases.measurement * math.nan, [0, 1], "reaches to nan"),
+        (cases.measurement, [0], r"'seeds': 1.*wanted as many of each"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            restoration.unknown(wrong, seeds)
+
+
 def test_blind_dps_is_algorithm_1_as_experiments_has_it(cases, priors):
     found = restoration.blind_dps(cases, steps=5, label="faces", image_step=2.0, kernel_step=0.3)
     sizes = experiments.step_sizes(5, 2.0, 0.3)

@@ -41,6 +41,7 @@ __all__ = [
     "self_deblur_blind",
     "supervised",
     "uniform_kernel",
+    "unknown",
     "wiener_known_kernel",
 ]
 
@@ -123,6 +124,19 @@ def blurred_cases(
     names = [str(i) for i in range(len(truth))] if names is None else names
     seen = measure(truth, kernels, seeds, sigma, boundary)
     return Cases(tuple(names), truth, seen, kernels, tuple(seeds), sigma=sigma, boundary=boundary)
+
+
+def unknown(measurement: Tensor, seeds: Sequence[int], canvas: int = 32) -> Cases:
+    """Measurements, B C H W in [-1, 1], whose truth nobody has: images and kernels are NaN, for blind methods alone.
+
+    Raises: ValueError for a measurement of another shape, far outside [-1, 1] or not finite, or seeds that are not B.
+    """
+    if measurement.dim() != 4 or not measurement.abs().max() <= 2:
+        reach = f"reaches to {measurement.abs().max():g} in size" if measurement.numel() else "is empty"
+        raise ValueError(f"the measurement is {tuple(measurement.shape)} and {reach}; wanted B C H W in [-1, 1]")
+    kernels = torch.full((len(measurement), 1, canvas, canvas), float("nan"))
+    names = tuple(str(i) for i in range(len(measurement)))
+    return Cases(names, torch.full_like(measurement, float("nan")), measurement, kernels, tuple(seeds))
 
 
 def blurred(cases: Cases) -> Estimate:
