@@ -7,6 +7,7 @@ Both are legitimate for a blind method, for neither looks at the truth; both cos
 from dataclasses import replace
 
 import torch
+from torch import Tensor
 
 from pdm.degradations import to_model_range
 from pdm.restoration import Cases, Estimate, blind_dps, blind_problem, explained
@@ -19,7 +20,12 @@ APART = 10_000  # between the seeds of one pass or chain and the next
 
 
 def restarted(
-    cases: Cases, steps: int = 1000, label: str | None = None, restarts: int = 3, back_to: int = 200, **settings
+    cases: Cases,
+    steps: int = 1000,
+    label: str | Tensor | None = None,
+    restarts: int = 3,
+    back_to: int = 200,
+    **settings,
 ) -> Estimate:
     """Algorithm 1, then `restarts` times: diffuse both estimates to time `back_to`, and come down from there again.
 

@@ -144,7 +144,7 @@ def blurred(cases: Cases) -> Estimate:
     return Estimate(cases.measurement[:, : cases.truth.shape[1]])
 
 
-def blind_dps(cases: Cases, steps: int = 1000, label: str | None = None, **settings) -> Estimate:
+def blind_dps(cases: Cases, steps: int = 1000, label: str | Tensor | None = None, **settings) -> Estimate:
     """Algorithm 1 in `steps` steps; label and settings as `blind_problem`."""
     components, guidance, step = blind_problem(cases, steps, label, **settings)
     *_, last = sample(components, guidance, cases.seeds, steps, step=step, device=cases.measurement.device)
@@ -155,7 +155,7 @@ def blind_dps(cases: Cases, steps: int = 1000, label: str | None = None, **setti
 def blind_problem(
     cases: Cases,
     steps: int = 1000,
-    label: str | None = None,
+    label: str | Tensor | None = None,
     image_step: float = 1.0,
     kernel_step: float = 0.6,
     constant: bool = False,
@@ -170,11 +170,12 @@ def blind_problem(
 ) -> tuple[dict[str, Component], DPS, Step]:
     """What `sample` runs Algorithm 1 with, for step sizes that suit `steps` steps: components, guidance, and line (4).
 
-    `label` is the image prior's; step sizes as `experiments.step_sizes`; `variance` of line (4).
-    `penalty` "l1" or "l0" with its `weight` is on the kernel before it is normalised, or, with `penalty_after`, on what
-    the normalisation leaves of it, as in the authors' release. `constraint` is "shift_and_divide" or "simplex"; with
-    `whole_batch` sum and norm run over the batch, as in the release. `boundary` is what the method takes to lie beyond
-    the frame, by default what does. Raises: ValueError for another name, or `whole_batch` with simplex or a penalty.
+    `label` is the image prior's, or its number for each case; step sizes as `experiments.step_sizes`; `variance` of
+    line (4). `penalty` "l1" or "l0" with its `weight` is on the kernel before it is normalised, or, with
+    `penalty_after`, on what the normalisation leaves of it, as in the authors' release. `constraint` is
+    "shift_and_divide" or "simplex"; with `whole_batch` sum and norm run over the batch, as in the release. `boundary`
+    is what the method takes to lie beyond the frame, by default what does.
+    Raises: ValueError for another name, or `whole_batch` with simplex or a penalty.
     """
     if whole_batch and (penalty is not None or constraint != "shift_and_divide"):
         raise ValueError(f"whole_batch with constraint {constraint!r} and penalty {penalty!r}; wanted neither")
@@ -270,7 +271,7 @@ def wiener_known_kernel(cases: Cases, balance: float = 0.02) -> Estimate:
     return Estimate(torch.from_numpy(np.stack(rows)).to(cases.measurement.dtype))
 
 
-def prior_for(cases: Cases, name: str, label: str | None = None) -> NetworkPrior:
+def prior_for(cases: Cases, name: str, label: str | Tensor | None = None) -> NetworkPrior:
     """A prior by name, on the device that the cases are on. Raises: as `load_prior`."""
     return load_prior(name, label, device=cases.measurement.device)
 
