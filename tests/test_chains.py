@@ -59,7 +59,7 @@ def test_all_passes_together_take_the_steps_that_were_asked_for(cases, priors, m
         ({"back_to": 0}, "3 restarts at t = 0"),
         ({"back_to": 1000}, "3 restarts at t = 1000"),
         ({"whole_batch": True}, "no whole_batch"),
-        ({"steps": 2}, r"2 steps for 1 \+ 3 passes; wanted more"),
+        ({"steps": 2}, r"2 steps for 1 \+ 3 passes; wanted one each"),
     ],
 )
 def test_restarts_that_cannot_be_are_refused(cases, priors, settings, message):

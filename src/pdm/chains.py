@@ -33,8 +33,8 @@ def restarted(
     it is to make up for it. Image and kernel settle on that together. A little noise lets go of the agreement but not
     of the picture, so that each pass finds the kernel by a better image, and the image by a better kernel.
     `steps` are those of all passes, each as dense as the others; settings as `restoration.blind_problem`; pass j has
-    the cases' seeds and 10,000 j. Raises: ValueError for fewer than 0 restarts, a time that is not 1 to 999, steps too
-    few for a pass, or `whole_batch`.
+    the cases' seeds and 10,000 j. Raises: ValueError for fewer than 0 restarts, a time that is not 1 to 999, fewer
+    steps than passes, or `whole_batch`.
     Source: Xu et al., "Restart sampling for improving generative processes" (2023), there for samples of a prior.
     """
     if restarts < 0 or not 1 <= back_to <= 999 or settings.get("whole_batch"):
@@ -42,10 +42,10 @@ def restarted(
             f"{restarts} restarts at t = {back_to}, {settings}; wanted 0 or more, 1 to 999, no whole_batch"
         )
     density = steps / (1000 + restarts * (back_to + 1))  # steps a time step
-    again = round(density * (back_to + 1))
+    again = max(1, round(density * (back_to + 1)))
     first = steps - restarts * again
-    if first < 1 or (restarts and again < 1):
-        raise ValueError(f"{steps} steps for 1 + {restarts} passes; wanted more")
+    if first < 1:
+        raise ValueError(f"{steps} steps for 1 + {restarts} passes; wanted one each at least")
     device, schedule = cases.measurement.device, Schedule.linear()
     components, guidance, step = blind_problem(cases, max(1, round(1000 * density)), label, **settings)
     *_, last = sample(components, guidance, cases.seeds, first, step=step, device=device)
