@@ -135,7 +135,7 @@ RECIPES = {
     "image": Recipe(
         network(64, 48, 3, num_classes=4),
         _images,
-        images=640_000,
+        images=950_000,
         velocity=Velocity(-0.11, 0.49),
         time_power=2.0,  # with uniform steps what it predicts at little noise, and so the texture, stays coarse
         labels=("faces", "cats", "photos", "any"),
@@ -145,7 +145,7 @@ RECIPES = {
     "tilt": Recipe(
         network(64, 24, 2, channel_mult=(1, 2, 2)),
         _generated(_tilts),
-        images=100_000,
+        images=490_000,
         velocity=Velocity(0.0, 0.25),
         sets="generated: pdm.degradations.tilt_fields, 64x64",
         terms="MIT, as the code",
