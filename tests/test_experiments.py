@@ -8,9 +8,9 @@ import torch
 from pdm import experiments
 from pdm.degradations import add_noise, motion_kernels
 from pdm.operators import blur
-from pdm.priors import NetworkPrior
-from pdm.sampler import State
-from pdm.schedule import Schedule
+from pdm.priors import GaussianMixture, NetworkPrior
+from pdm.sampler import Component, State, sample
+from pdm.schedule import Schedule, ddim_step
 from pdm.unet import UNet, UNetConfig
 
 
@@ -115,3 +115,20 @@ def test_a_draw_depends_on_its_seed_alone():
     both, alone = experiments.draw(prior, [5, 6], 3), experiments.draw(prior, [6], 3)
     torch.testing.assert_close(both[1:], alone, rtol=0, atol=1e-3)
     assert both.abs().max() <= 1 and (both[0] - both[1]).abs().max() > 0.01
+
+
+def test_a_draw_keeps_the_spread_of_a_narrow_gaussian():
+    class Narrow(GaussianMixture):
+        shape = (2,)
+
+    std = 0.05
+    prior = Narrow(Schedule.linear(), torch.zeros(1, 2), torch.ones(1), std)
+    found = experiments.draw(prior, range(2000), 50)
+    *_, even = sample({"x": Component(prior, (2,))}, None, range(2000), 50, step=ddim_step())
+    assert found.std().item() == pytest.approx(std, rel=0.1)
+    assert even.theta["x"].std() < 0.9 * found.std()
+
+
+def test_a_draw_wants_a_step_at_least():
+    with pytest.raises(ValueError, match="wanted whole numbers"):
+        experiments.draw(tiny(32, 3), [5], 0)

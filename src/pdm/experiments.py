@@ -121,9 +121,14 @@ def band_rows(name: str, domain: str, split: str, prior: NetworkPrior, x0: Tenso
     return [key | {"t_low": a, "t_high": b, "loss": v} for (a, b), v in zip(pairwise(BANDS), losses, strict=True)]
 
 
-def draw(prior: NetworkPrior, seeds: Sequence[int], steps: int = 50) -> Tensor:
-    """Samples of a prior by deterministic DDIM, one a seed, in the prior's range clipped to [-1, 1]: B C *S."""
-    *_, last = sample({"x": Component(prior, prior.shape)}, None, seeds, steps, step=ddim_step())
+def draw(prior: NetworkPrior, seeds: Sequence[int], steps: int = 100) -> Tensor:
+    """Samples of a prior by deterministic DDIM, one a seed, in the prior's range clipped to [-1, 1]: B C *S.
+
+    Time steps are 999 u^2, u evenly spaced: dense where there is little noise and fine detail is made. Evenly spaced
+    steps want twice as many for the same power there. Source: Song et al. 2021, DDIM, the quadratic choice of D.2.
+    """
+    times = (999 * torch.linspace(1, 0, steps, dtype=torch.float64).square()).round().int().unique().flip(0).tolist()
+    *_, last = sample({"x": Component(prior, prior.shape)}, None, seeds, times, step=ddim_step())
     return last.theta["x"]
 
 
