@@ -58,7 +58,7 @@ def test_all_passes_together_take_the_steps_that_were_asked_for(cases, priors, m
         ({"restarts": -1}, "-1 restarts at t = 200"),
         ({"back_to": 0}, "3 restarts at t = 0"),
         ({"back_to": 1000}, "3 restarts at t = 1000"),
-        ({"whole_batch": True}, "no whole_batch"),
+        ({"whole_batch": True}, "whole_batch is True; wanted False"),
         ({"steps": 2}, r"2 steps for 1 \+ 3 passes; wanted one each"),
     ],
 )

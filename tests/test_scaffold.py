@@ -54,7 +54,9 @@ ALLOWED = {module: set() for module in sorted(BOTTOM)} | {
     | {"priors", "guidance", "release", "sampler", "experiments"}
     | {"baselines.pan", "baselines.self_deblur", "baselines.supervised"},
     "chains": BOTTOM | {"sampler", "restoration"},
-    "turbulence": BOTTOM | {"priors", "guidance", "sampler", "experiments", "restoration", "baselines.ilvr"},
+    "turbulence": BOTTOM
+    | {"priors", "guidance", "sampler", "experiments", "restoration", "chains"}
+    | {"baselines.ilvr"},
     "scale_space": BOTTOM | {"priors", "guidance", "sampler", "experiments", "restoration"},
     "benchmark": BOTTOM
     | {"priors", "distributions", "experiments", "restoration", "reproduce", "provenance", "executors"},

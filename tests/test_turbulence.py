@@ -5,12 +5,13 @@ import torch
 from conftest import tiny
 from test_restoration import Sure
 
-from pdm import benchmark, restoration, turbulence
+from pdm import benchmark, chains, restoration, turbulence
 from pdm.benchmark import Method
 from pdm.degradations import TILT_BOUND, gaussian_kernels, tilt_fields, to_model_range
 from pdm.guidance import operator_parameters
 from pdm.operators import turbulence as through_air
 from pdm.restoration import Estimate, explained
+from pdm.sampler import sample
 from pdm.schedule import Schedule
 
 SIDE = 32
@@ -103,3 +104,16 @@ def test_a_row_has_the_tilts_error_and_the_residual_of_all_frames(networks, monk
     assert benchmark.aggregate(found, cases.truth).set_index("method").loc["calm", "tilt_epe"] == pytest.approx(
         lengths.mean().item(), rel=1e-5
     )
+
+
+def test_algorithm_2_restarts_from_all_of_its_estimates(networks, monkeypatch):
+    cases, begun = scene(2), []
+    monkeypatch.setattr(
+        chains, "sample", lambda components, *args, **kw: begun.append(components) or sample(components, *args, **kw)
+    )
+    found = turbulence.blind(cases, steps=12, restarts=2)
+    assert found.tilt.shape == cases.tilts.shape and found.tilt.abs().max() <= TILT_BOUND
+    names = {"image", "kernel", "tilt_0", "tilt_1"}
+    assert [{n for n, c in components.items() if c.start is not None} for components in begun] == [set(), names, names]
+    with pytest.raises(ValueError, match="-1 restarts"):
+        turbulence.blind(cases, steps=12, restarts=-1)

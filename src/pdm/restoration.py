@@ -30,6 +30,7 @@ from pdm.schedule import Schedule, Step, ancestral_step
 __all__ = [
     "Cases",
     "Estimate",
+    "Problem",
     "blind_dps",
     "blind_problem",
     "blurred",
@@ -47,6 +48,7 @@ __all__ = [
 
 CONSTRAINTS = {"shift_and_divide": shift_and_divide, "simplex": simplex}
 PENALTIES = {"l1": l1, "l0": l0}
+Problem = tuple[dict[str, Component], DPS, Step]  # what `sample` runs: components, guidance, and line (4)
 
 
 @dataclass(frozen=True, eq=False)
@@ -167,7 +169,7 @@ def blind_problem(
     whole_batch: bool = False,
     boundary: str | None = None,
     variance: str = "small",
-) -> tuple[dict[str, Component], DPS, Step]:
+) -> Problem:
     """What `sample` runs Algorithm 1 with, for step sizes that suit `steps` steps: components, guidance, and line (4).
 
     `label` is the image prior's, or its number for each case; step sizes as `experiments.step_sizes`; `variance` of

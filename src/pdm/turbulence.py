@@ -11,14 +11,15 @@ import torch
 from torch import Generator, Tensor
 
 from pdm.baselines.ilvr import ILVR
+from pdm.chains import run_passes
 from pdm.constraints import shift_and_divide
 from pdm.degradations import SIGMA, TILT_BOUND, add_noise
 from pdm.experiments import step_sizes
 from pdm.guidance import DPS, sqrt_alpha_bar
 from pdm.operators import turbulence
 from pdm.priors import FlatPrior
-from pdm.restoration import Cases, Estimate, blind_dps, explained, prior_for
-from pdm.sampler import Component, sample
+from pdm.restoration import Cases, Estimate, Problem, blind_dps, explained, prior_for
+from pdm.sampler import Component, State, sample
 from pdm.schedule import Schedule, ancestral_step
 
 __all__ = ["Frames", "blind", "blur_only", "ilvr", "known_operator", "turbulent_cases", "uniform_tilt"]
@@ -64,14 +65,23 @@ def blind(
     tilt_step: float = 0.6,
     constant: bool = False,
     variance: str = "small",
+    restarts: int = 0,
+    back_to: int = 200,
 ) -> Estimate:
-    """Algorithm 2, with a tilt for each frame; step sizes times sqrt(alpha_bar_t), or `constant`, for 1,000 steps."""
+    """Algorithm 2, with a tilt for each frame; step sizes times sqrt(alpha_bar_t), or `constant`, for 1,000 steps.
+
+    `restarts` from `back_to` are ours, as `chains.run_passes` counts them.
+    """
     prior = prior_for(cases, "tilt")
     tilt = Component(prior, prior.shape, _in_pixels)
-    size = tilt_step * 1000 / steps
-    size = size if constant else sqrt_alpha_bar(Schedule.linear(), size)
-    sizes = step_sizes(steps, image_step, kernel_step, constant)
-    return _restored(cases, steps, label, sizes, tilt, size, variance)
+
+    def problem(steps: int) -> Problem:
+        size = tilt_step * 1000 / steps
+        size = size if constant else sqrt_alpha_bar(Schedule.linear(), size)
+        sizes = step_sizes(steps, image_step, kernel_step, constant)
+        return _problem(cases, label, sizes, tilt, size, variance)
+
+    return _estimate(run_passes(cases, problem, steps, restarts, back_to))
 
 
 def uniform_tilt(
@@ -90,7 +100,9 @@ def uniform_tilt(
     shape = (2, *cases.truth.shape[2:])
     tilt = Component(FlatPrior(Schedule.linear()), shape, _in_pixels, start=torch.zeros(shape), step=bounded)
     sizes = step_sizes(steps, image_step, kernel_step)
-    return _restored(cases, steps, label, sizes, tilt, tilt_step * 1000 / steps)
+    components, guidance, step = _problem(cases, label, sizes, tilt, tilt_step * 1000 / steps)
+    *_, last = sample(components, guidance, cases.seeds, steps, step=step, device=cases.measurement.device)
+    return _estimate(last)
 
 
 def blur_only(
@@ -121,7 +133,7 @@ def ilvr(cases: Cases, steps: int = 1000, label: str | None = None, factor: int 
     return Estimate(last.theta["image"])
 
 
-def _restored(cases: Cases, steps, label, sizes, tilt: Component, tilt_size, variance="small") -> Estimate:
+def _problem(cases: Cases, label, sizes, tilt: Component, tilt_size, variance="small") -> Problem:
     operator = Frames(cases.measurement.shape[1] // cases.truth.shape[1], cases.boundary)
     kernel = prior_for(cases, "kernel")
     components = {
@@ -129,10 +141,12 @@ def _restored(cases: Cases, steps, label, sizes, tilt: Component, tilt_size, var
         "kernel": Component(kernel, kernel.shape, shift_and_divide),
     } | dict.fromkeys(operator.tilts, tilt)
     guidance = DPS(cases.measurement, operator, sizes | dict.fromkeys(operator.tilts, tilt_size))
-    step, device = ancestral_step(variance), cases.measurement.device
-    *_, last = sample(components, guidance, cases.seeds, steps, step=step, device=device)
-    tilts = torch.cat([last.theta[name] for name in operator.tilts], dim=1)
-    return Estimate(last.theta["image"], last.theta["kernel"], tilts)
+    return components, guidance, ancestral_step(variance)
+
+
+def _estimate(last: State) -> Estimate:
+    tilts = [value for name, value in last.theta.items() if name.startswith("tilt")]
+    return Estimate(last.theta["image"], last.theta["kernel"], torch.cat(tilts, dim=1))
 
 
 def _in_pixels(x0: Tensor) -> Tensor:
