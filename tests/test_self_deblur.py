@@ -61,3 +61,10 @@ def test_a_run_repeats_and_does_not_see_its_batch_or_the_global_seed():
 def test_what_cannot_be_run_is_refused(size, seeds, steps, message):
     with pytest.raises(ValueError, match=message):
         self_deblur.deblur(scene(), size, seeds, steps)
+
+
+def test_in_half_precision_the_last_layer_stays_in_full():
+    measurement = torch.rand(1, 1, 16, 16, generator=torch.Generator().manual_seed(0)) * 2 - 1
+    image, kernel = self_deblur.deblur(measurement, 5, [0], steps=2, precision=torch.bfloat16)
+    assert image.dtype == kernel.dtype == torch.float32 and image.isfinite().all()
+    assert not torch.equal(image, image.bfloat16().float())

@@ -22,7 +22,7 @@ from pdm.degradations import SIGMA, gaussian_kernels
 from pdm.experiments import dps_known_kernel, measure, step_sizes
 from pdm.guidance import DPS
 from pdm.operators import blur, turbulence
-from pdm.priors import FlatPrior, NetworkPrior, load_prior
+from pdm.priors import FlatPrior, NetworkPrior, best_precision, load_prior
 from pdm.release import WholeBatchDPS, divide_by_batch_sum
 from pdm.sampler import Component, sample
 from pdm.schedule import Schedule, Step, ancestral_step
@@ -249,7 +249,9 @@ def pan_blind(cases: Cases, dark_channel: bool = False) -> Estimate:
 
 def self_deblur_blind(cases: Cases, steps: int = 2500) -> Estimate:
     """SelfDeblur; the kernel on the canvas of the true one."""
-    image, kernel = self_deblur(cases.measurement, _odd(cases.kernels), list(cases.seeds), steps)
+    image, kernel = self_deblur(
+        cases.measurement, _odd(cases.kernels), list(cases.seeds), steps, precision=best_precision()
+    )
     return Estimate(image, _on_canvas(kernel, cases.kernels.shape[-1]))
 
 

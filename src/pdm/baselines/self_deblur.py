@@ -63,6 +63,7 @@ def deblur(
     steps: int = 2500,
     rate: float = 0.01,
     watch: Callable[[int, Tensor, Tensor], None] | None = None,
+    precision: torch.dtype = torch.float32,
 ) -> tuple[Tensor, Tensor]:
     """Image and kernel from a blurred image: B C H W in [-1, 1] to B C H W and B 1 S S, S odd, sum 1.
 
@@ -70,7 +71,8 @@ def deblur(
     steps, minimises the squared error of the re-blurred image over the first fifth of them, and 1 - SSIM from then on
     (500 of 2,500 in the BlindDPS paper). The image's canvas is larger than the measurement by the kernel, so that
     nothing is assumed of what lies beyond the frame.
-    `watch(step, image, kernel)` sees every estimate. Raises: ValueError for a wrong shape, seed count or kernel size.
+    `watch(step, image, kernel)` sees every estimate; `precision` is that of the image's network but for its last layer.
+    Raises: ValueError for a wrong shape, seed count or kernel size.
     """
     if measurement.ndim != 4 or not measurement.is_floating_point() or not measurement.isfinite().all():
         raise ValueError(f"the measurement is {tuple(measurement.shape)}; wanted finite B C H W in [-1, 1]")
@@ -78,24 +80,31 @@ def deblur(
         raise ValueError(f"kernel_size is {kernel_size}; wanted an odd number, 3 to {min(measurement.shape[2:])}")
     if len(seeds) != len(measurement) or steps < 1:
         raise ValueError(f"{len(seeds)} seeds, {steps} steps for {len(measurement)} images; wanted one each, 1 or more")
-    found = [_one(y[None], kernel_size, s, steps, rate, watch) for y, s in zip(measurement, seeds, strict=True)]
+    found = [
+        _one(y[None], kernel_size, s, steps, rate, watch, precision) for y, s in zip(measurement, seeds, strict=True)
+    ]
     return tuple(torch.cat(parts) for parts in zip(*found, strict=True))
 
 
-def _one(y: Tensor, size: int, seed: int, steps: int, rate: float, watch: Callable | None) -> tuple[Tensor, Tensor]:
+def _one(
+    y: Tensor, size: int, seed: int, steps: int, rate: float, watch: Callable | None, precision: torch.dtype
+) -> tuple[Tensor, Tensor]:
     draw, target = Generator().manual_seed(seed), ((y + 1) / 2).clamp(0, 1)
     canvas = [n + size - 1 for n in y.shape[2:]]
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         image_net, kernel_net = image_network(8, y.shape[1]), kernel_network(200, size)
-    image_code = 0.1 * torch.rand(1, 8, *canvas, generator=draw)
+    image_net.to(memory_format=torch.channels_last)
+    image_code = (0.1 * torch.rand(1, 8, *canvas, generator=draw)).contiguous(memory_format=torch.channels_last)
     kernel_code = 0.1 * torch.rand(1, 200, generator=draw)
     groups = [{"params": image_net.parameters()}, {"params": kernel_net.parameters(), "lr": rate / 100}]
     optimizer = torch.optim.Adam(groups, lr=rate)
     halve = torch.optim.lr_scheduler.MultiStepLR(optimizer, [int(steps * p) for p in (0.4, 0.6, 0.8)], 0.5)
     for step in range(steps):
         jitter = 1e-3 * torch.randn(image_code.shape, generator=draw)  # the paper perturbs the image's code
-        image, kernel = image_net(image_code + jitter), kernel_net(kernel_code)
+        with torch.autocast(y.device.type, precision, enabled=precision != torch.float32):
+            features = image_net[0](image_code + jitter)
+        image, kernel = image_net[1:](features.float()), kernel_net(kernel_code)
         again = blur(image, kernel, "valid")
         loss = (
             F.mse_loss(again, target) if step < steps / 5 else 1 - piq.ssim(again.clamp(0, 1), target, downsample=False)
