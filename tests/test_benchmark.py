@@ -154,3 +154,69 @@ def test_the_bootstrap_covers_the_mean_as_often_as_it_says():
     assert 0.89 < np.mean([low < 3 < high for low, high in intervals]) < 0.99
     assert bootstrap(np.array([2.0, math.nan, 2.0])) == (2.0, 2.0)
     assert all(map(math.isnan, bootstrap(np.array([math.nan]))))
+
+
+def test_an_interval_over_crops_of_few_pictures_is_as_wide_as_the_pictures_differ():
+    draw, covered = np.random.default_rng(0), []
+    groups = np.repeat(np.arange(12), 8)
+    for seed in range(200):
+        values = np.repeat(draw.normal(3, 1, 12), 8) + 0.1 * draw.normal(size=96)
+        (low, high), (near, far) = bootstrap(values, seed, groups=groups), bootstrap(values, seed)
+        covered.append((low < 3 < high, near < 3 < far))
+    together, apart = np.mean(covered, axis=0)
+    assert 0.85 < together < 0.99 and apart < 0.7
+    assert bootstrap(np.arange(5.0), 3, groups=list("abcde")) == bootstrap(np.arange(5.0), 3)
+
+
+def test_crops_of_one_photograph_are_drawn_together(cases):
+    names = ["cat_0_0_64", "cat_0_64_64", "dog_0_0_64", "Ann_Lee_0001", "Ann_Lee_0002"]
+    renamed = blurred_cases(cases.truth, cases.kernels, cases.seeds, names)
+    row = aggregate(benchmark.run([Method("blurred", blurred)], renamed, "smoke"), renamed.truth, distances=False)
+    values = metrics.psnr(renamed.measurement, renamed.truth).numpy()
+    wanted = bootstrap(values, groups=["cat", "cat", "dog", "Ann_Lee_0001", "Ann_Lee_0002"])
+    assert (row.psnr_lo.item(), row.psnr_hi.item()) == pytest.approx(wanted)
+
+
+def test_a_method_of_the_first_images_is_held_against_their_truths(cases, monkeypatch):
+    monkeypatch.setattr(distributions, "features", lambda images: images.flatten(1)[:, :4].double())
+    many = [0, 1, 2, 3, 4] * 2
+    ten = blurred_cases(
+        cases.truth[many] + torch.linspace(0, 0.1, 10).view(-1, 1, 1, 1), cases.kernels[many], range(10)
+    )
+    result = benchmark.run([Method("first", oracle)], ten[:8], "smoke")
+    result |= benchmark.run([Method("all", oracle)], ten, "smoke")
+    result["few"] = {"rows": result["first"]["rows"][:5], "image": result["first"]["image"][:5]}
+    table = aggregate(result, ten.truth).set_index("method")
+    assert table.loc[["first", "all"], ["fd_vgg", "kid"]].abs().max(axis=None) < 1e-6
+    assert table.loc["few", ["fd_vgg", "kid"]].isna().all()
+    with pytest.raises(ValueError, match="all have more images than the 8 true ones"):
+        aggregate(result, ten.truth[:8])
+
+
+def test_without_noise_nothing_diverges(cases):
+    clean = blurred_cases(cases.truth, cases.kernels, cases.seeds, cases.names, sigma=0.0)
+    rows = benchmark.run([Method("oracle", oracle, {"shift": 0.1})], clean, "smoke")["oracle"]["rows"]
+    assert not any(row["diverged"] for row in rows) and all(math.isnan(row["residual_ratio"]) for row in rows)
+
+
+def test_of_batches_elsewhere_those_that_do_not_fail_are_kept(cases, monkeypatch):
+    monkeypatch.setattr(Method, "key", lambda self, part, key=Method.key: key(self, part) | {"function": self.name})
+    bad = Method("oracle", lambda cases: oracle(cases) if "a" not in cases.names else 1 / 0, batch=1)
+    with ThreadPoolExecutor(1) as pool, pytest.raises(ZeroDivisionError):
+        benchmark.run([bad], cases, "smoke", pool)
+    CALLS.clear()
+    benchmark.run([Method("oracle", oracle, batch=1)], cases, "smoke")
+    assert CALLS == [("a",)]
+
+
+def test_with_nothing_left_to_do_no_scheduler_is_asked(cases, monkeypatch):
+    benchmark.run([Method("oracle", oracle)], cases, "smoke")
+    monkeypatch.setenv("EXECUTOR", "tcp://127.0.0.1:1")
+    monkeypatch.setattr(benchmark, "connected", None)
+    assert len(benchmark.run([Method("oracle", oracle)], cases, "smoke")["oracle"]["rows"]) == 5
+
+
+@pytest.mark.parametrize(("name", "batch"), [("a/b", 1), ("", 1), ("a", 0)])
+def test_a_method_without_a_usable_name_or_batch_is_refused(name, batch):
+    with pytest.raises(ValueError, match="wanted a name without /, 1 or more"):
+        Method(name, blurred, batch=batch)

@@ -5,7 +5,7 @@ import pytest
 import torch
 from scipy.optimize import minimize
 
-from pdm.constraints import l0, l1, project_simplex, shift_and_divide, simplex, unchanged
+from pdm.constraints import l0, l1, project_simplex, shift_and_divide, simplex
 
 
 def normal(*shape: int, seed: int = 0) -> torch.Tensor:
@@ -122,11 +122,6 @@ def test_simplex_takes_off_haze_that_shift_and_divide_leaves():
 def test_an_empty_estimate_stays_finite(constrain):
     assert constrain(torch.full((1, 1, 4, 4), -1.0)).isfinite().all()
     assert constrain(torch.full((1, 1, 4, 4), -3.0)).isfinite().all()
-
-
-def test_unchanged_is_the_identity():
-    x = normal(2, 1, 3, 3)
-    assert torch.equal(unchanged(x), x)
 
 
 def test_penalties_against_their_sums():

@@ -4,6 +4,7 @@ import math
 
 import numpy as np
 import pandas as pd
+import piq
 import pytest
 import scipy.linalg
 import torch
@@ -46,17 +47,32 @@ def test_frechet_distance_agrees_with_scipys_matrix_root(n, m, d):
 
 def test_kernel_distance_is_the_unbiased_discrepancy_written_out():
     x, y = normal(7, 3), normal(5, 3, seed=1) + 1
-    state = torch.random.get_rng_state()
 
     def kernel(a, b):
         return (a @ b / 3 + 1) ** 3
 
-    rows, columns = x[:5], y
-    pairs = [(i, j) for i in range(5) for j in range(5) if i != j]
-    within = sum(kernel(rows[i], rows[j]) + kernel(columns[i], columns[j]) for i, j in pairs) / 20
-    across = sum(kernel(a, b) for a in rows for b in columns) / 25
-    assert kernel_distance(x, y) == pytest.approx((within - 2 * across).item(), rel=1e-6)
-    assert torch.equal(torch.random.get_rng_state(), state)
+    def within(v):
+        n = len(v)
+        return sum(kernel(v[i], v[j]) for i in range(n) for j in range(n) if i != j) / (n * (n - 1))
+
+    across = sum(kernel(a, b) for a in x for b in y) / 35
+    assert kernel_distance(x, y) == pytest.approx((within(x) + within(y) - 2 * across).item(), rel=1e-6)
+    apart = sum(kernel(x[i], y[j]) for i in range(5) for j in range(5) if i != j) / 20
+    paired = (within(x[:5]) + within(y) - 2 * apart).item()
+    assert kernel_distance(x[:5], y, paired=True) == pytest.approx(paired, rel=1e-6)
+    with pytest.raises(ValueError, match="7 and 5 features; wanted pairs"):
+        kernel_distance(x, y, paired=True)
+
+
+def test_kernel_distance_of_equal_numbers_is_piqs():
+    x, y = normal(40, 6).abs(), normal(40, 6, seed=1).abs() + 0.3
+    assert kernel_distance(x, y) == pytest.approx(piq.KID()(x, y).item(), rel=1e-6)
+
+
+def test_kernel_distance_of_a_perfect_estimate_to_its_truths_is_zero_and_not_below():
+    truth = normal(64, 8).abs()
+    assert kernel_distance(truth, truth, paired=True) == pytest.approx(0, abs=1e-12)
+    assert kernel_distance(truth, truth) < -0.01
 
 
 def test_kernel_distance_of_one_distribution_is_zero_in_the_mean():

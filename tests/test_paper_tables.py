@@ -32,7 +32,8 @@ def released(size, channels):
 def networks(monkeypatch, tmp_path):
     priors = {"image": released(256, 3), "kernel": released(64, 1), "tilt": released(256, 2)}
     monkeypatch.setattr(restoration, "load_prior", lambda name, label=None, device="cpu": priors[name])
-    monkeypatch.setattr(benchmark, "prior_card", lambda name: {"sha256": name})
+    for module in (benchmark, paper_tables):
+        monkeypatch.setattr(module, "prior_card", lambda name: {"sha256": name, "source": "ffhq_10m.pt"})
     for module in (benchmark, paper_tables):
         monkeypatch.setattr(module, "best_device", lambda: torch.device("cpu"))
     monkeypatch.setenv("PDM_RESULTS", str(tmp_path / "results"))
@@ -67,11 +68,13 @@ def test_settings_are_the_papers_and_the_releases():
     assert (blurred.name, paper.batch) == ("blurred", 8)
     wanted = {"constant": True, "image_step": 0.3, "kernel_step": 0.3, "penalty": "l1", "weight": 1.0}
     assert wanted.items() <= paper.settings.items() and "penalty" not in release.settings
-    assert (release.settings["image_step"], release.settings["kernel_step"]) == (1.0, 1.0)
+    assert {"image_step": 1.0, "kernel_step": 1.0, "fade": 0}.items() <= release.settings.items()
+    assert paper.settings["constraint"] == "simplex" and "constraint" not in release.settings
     _, dogs, _ = paper_tables.methods(SETTINGS["afhq_dog-gaussian"])
     assert (dogs.settings["penalty"], dogs.settings["weight"]) == ("l0", 5.0)
     _, air, _ = paper_tables.methods(SETTINGS["ffhq-turbulence"])
-    assert air.settings["tilt_step"] == 0.3 and air.priors == ("image", "kernel", "tilt")
+    assert {"tilt_step": 0.3, "constant": True, "constraint": "simplex"}.items() <= air.settings.items()
+    assert air.priors == ("image", "kernel", "tilt")
 
 
 def test_the_tables_come_of_folders_and_are_resumed(networks, folders, monkeypatch, capsys):
@@ -104,6 +107,14 @@ def test_a_method_without_two_finite_images_has_no_fid(networks, folders, monkey
     monkeypatch.setattr(distributions, "InceptionV3", lambda: torch.nn.Identity())
     row = paper_tables.table(SETTINGS["ffhq-motion"], folders, count=2, scale="smoke").iloc[0]
     assert row.isna().fid and row.diverged == 2
+
+
+def test_a_column_wants_its_own_image_network(networks, folders, monkeypatch):
+    with pytest.raises(ValueError, match=r"afhq_dog-motion wants a network that was not released; .* is ffhq_10m.pt"):
+        paper_tables.table(SETTINGS["afhq_dog-motion"], folders, count=2, scale="smoke")
+    monkeypatch.setattr(paper_tables, "prior_card", lambda name: {"sha256": name})
+    with pytest.raises(ValueError, match=r"ffhq-motion wants ffhq_10m.pt; the image prior is another"):
+        paper_tables.table(SETTINGS["ffhq-motion"], folders, count=2, scale="smoke")
 
 
 def test_a_trial_says_what_a_step_costs(networks):

@@ -11,7 +11,16 @@ from safetensors.torch import load_file
 
 from pdm import datasets, priors
 from pdm.degradations import TILT_BOUND, random_kernels, tilt_fields, to_model_range
-from pdm.priors import PRIORS, GaussianMixture, NetworkPrior, best_precision, load_prior, prior_card, save_prior
+from pdm.priors import (
+    PRIORS,
+    GaussianMixture,
+    NetworkPrior,
+    best_precision,
+    load_prior,
+    precision_for,
+    prior_card,
+    save_prior,
+)
 from pdm.schedule import Schedule
 from pdm.unet import UNet, UNetConfig
 
@@ -146,6 +155,16 @@ def test_bfloat16_is_taken_only_where_the_hardware_multiplies_it(amx, avx512, mo
     for ampere in (True, False):
         monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda including_emulation, ampere=ampere: ampere)
         assert best_precision("cuda") == (torch.bfloat16 if ampere else torch.float32)
+
+
+def test_the_environment_may_say_the_precision(monkeypatch):
+    for name in ("float32", "bfloat16"):
+        monkeypatch.setenv("PDM_PRECISION", name)
+        assert best_precision() == best_precision("cuda") == getattr(torch, name)
+    assert precision_for({"precision": "float32"}) == torch.float32 and precision_for({}) == torch.bfloat16
+    monkeypatch.setenv("PDM_PRECISION", "float16")
+    with pytest.raises(ValueError, match="PDM_PRECISION is 'float16'; wanted float32 or bfloat16"):
+        best_precision()
 
 
 # ---- the mixture known exactly ----

@@ -125,7 +125,7 @@ def test_the_ancestral_course_is_algorithm_1(boundary):
     ],
 )
 def test_a_course_visits_its_time_steps(course, steps, times):
-    states = scale_space._states(cases(1), steps, "photos", course, 1.0, 0.6, 2, 400)
+    states = scale_space._states(cases(1), steps, "photos", course, 2, 400)
     states = list(states)
     assert [state.t for state in states] == times
     assert states[-1].theta["kernel"].sum().item() == pytest.approx(1, abs=1e-5)

@@ -2,6 +2,7 @@
 
 import math
 import os
+import re
 import time
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Executor, as_completed
@@ -15,8 +16,8 @@ from torch import Tensor
 from pdm import distributions, metrics, provenance, reproduce
 from pdm.degradations import SIGMA
 from pdm.executors import connected
-from pdm.experiments import DIVERGED, residual_ratio, score
-from pdm.priors import best_device, best_precision, prior_card
+from pdm.experiments import has_diverged, residual_ratio, score
+from pdm.priors import best_device, precision_for, prior_card
 from pdm.restoration import Cases, Estimate, explained
 
 __all__ = ["COLUMNS", "METRICS", "Method", "aggregate", "bootstrap", "restore", "run"]
@@ -35,6 +36,7 @@ class Method:
 
     `priors` are the names of the committed weights that it takes: with another SHA-256 it is another method.
     `batch` cases are restored at a time, on a GPU if there is one and the method takes priors.
+    Raises: ValueError for a name that no file can have, or less than one case at a time.
     """
 
     name: str
@@ -43,16 +45,20 @@ class Method:
     priors: tuple[str, ...] = ()
     batch: int = 16
 
+    def __post_init__(self):
+        if not self.name or "/" in self.name or self.batch < 1:
+            raise ValueError(f"method {self.name!r} in batches of {self.batch}; wanted a name without /, 1 or more")
+
     def key(self, cases: Cases) -> dict:
         """All that the result depends on but the code, for `reproduce.finished`."""
-        weights = {name: prior_card(name)["sha256"] for name in self.priors}
+        cards = {name: prior_card(name) for name in self.priors}
+        weights = {name: [card["sha256"], str(precision_for(card, best_device()))] for name, card in cards.items()}
         names = ("truth", "measurement", "kernels") + ("tilts",) * (cases.tilts is not None)
         data = {n: reproduce.digest(getattr(cases, n)) for n in names}
-        precision = {"precision": str(best_precision(best_device()))} if self.priors else {}
         made = {} if (cases.sigma, cases.boundary) == (SIGMA, "reflect") else {"made": [cases.sigma, cases.boundary]}
         function = f"{self.restore.__module__}.{self.restore.__qualname__}"
         settings = {"settings": dict(self.settings), "seeds": list(cases.seeds), "names": list(cases.names)}
-        return {"name": self.name, "function": function} | settings | weights | data | precision | made
+        return {"name": self.name, "function": function} | settings | weights | data | made
 
 
 def restore(method: Method, cases: Cases) -> dict:
@@ -98,10 +104,11 @@ def _row(method: Method, case: Cases, estimate: Estimate) -> dict:
     if estimate.tilt is not None:
         row["tilt_epe"] = metrics.end_point_error(estimate.tilt, case.tilts).item()
     found = explained(estimate, case.measurement.shape[1] // case.truth.shape[1], case.boundary)
-    if found is not None:
+    if found is not None and case.sigma > 0:
         residual = (case.measurement - found).flatten(1).norm(dim=1)
-        row["residual_ratio"] = residual_ratio(residual, case.measurement, case.sigma).item()
-    return row | {"diverged": row["residual_ratio"] > DIVERGED}
+        ratio = residual_ratio(residual, case.measurement, case.sigma)
+        return row | {"residual_ratio": ratio.item(), "diverged": bool(has_diverged(ratio))}
+    return row | {"diverged": False}
 
 
 def run(methods: Sequence[Method], cases: Cases, scale: str, executor: Executor | None = None) -> dict[str, dict]:
@@ -112,44 +119,64 @@ def run(methods: Sequence[Method], cases: Cases, scale: str, executor: Executor 
     without one, to the Dask scheduler that the environment's EXECUTOR names, if it does.
     Raises: ValueError for two methods of one name, and what a method raises that is no matter of numbers.
     """
-    if executor is None and os.environ.get("EXECUTOR"):
-        with connected(os.environ["EXECUTOR"]) as executor:
-            return run(methods, cases, scale, executor)
     if len({m.name for m in methods}) != len(methods):
         raise ValueError(f"methods are called {[m.name for m in methods]}; wanted a name each")
     units = [(m, cases[i : i + m.batch]) for m in methods for i in range(0, len(cases), m.batch)]
     keys = [method.key(part) for method, part in units]
-    if executor is not None:
-        left = [(unit, key) for unit, key in zip(units, keys, strict=True) if not reproduce.is_finished(scale, key)]
-        futures = {executor.submit(_restore_as, key, *unit): key for unit, key in left}
-        for future in as_completed(futures):
-            reproduce.finished(scale, futures[future], future.result)
+    left = [(unit, key) for unit, key in zip(units, keys, strict=True) if not reproduce.is_finished(scale, key)]
+    if left and executor is not None:
+        _spread(left, scale, executor)
+    elif left and os.environ.get("EXECUTOR"):
+        with connected(os.environ["EXECUTOR"]) as executor:
+            _spread(left, scale, executor)
     parts: dict[str, list[dict]] = {m.name: [] for m in methods}
     for unit, key in zip(units, keys, strict=True):
         parts[unit[0].name].append(reproduce.finished(scale, key, lambda unit=unit: restore(*unit)))
     return {name: _joined(found) for name, found in parts.items()}
 
 
+def _spread(left: list[tuple], scale: str, executor: Executor) -> None:
+    """Have an executor restore batches, given with their keys, and keep each as it comes; what fails is raised last."""
+    futures = {executor.submit(_restore_as, key, *unit): key for unit, key in left}
+    failed = None
+    for future in as_completed(futures):
+        try:
+            reproduce.finished(scale, futures[future], future.result)
+        except Exception as error:  # the others are still to be kept
+            failed = failed or error
+    if failed is not None:
+        raise failed
+
+
 def aggregate(results: Mapping[str, dict], truth: Tensor, distances: bool = True, seed: int = 0) -> pd.DataFrame:
     """A row a method: means over all its images, the diverged ones too, and how many those are.
 
     `psnr` and `lpips` have a bootstrap interval of 95%, columns `_lo` and `_hi`. With `distances`, the Frechet distance
-    and KID between its images and `truth` on features of VGG16; for few images they say little, and not of fewer
-    than 8. A method that leaves an image without figures has them over the others.
+    and KID between its images and their truths on features of VGG16; for few images they say little, and not of fewer
+    than 8, and a Frechet distance is larger for fewer of them. A method that leaves an image without figures has them
+    over the others; a method may have been given the first of the cases only.
+    Raises: ValueError for a method with more images than there are truths.
     """
     rows = []
     reference = distributions.features(truth) if distances and len(truth) >= 8 else None
+    pictures = {name: [_picture(row["image"]) for row in result["rows"]] for name, result in results.items()}
+    if more := [name for name, of in pictures.items() if len(of) > len(truth)]:
+        raise ValueError(f"{', '.join(more)} have more images than the {len(truth)} true ones")
     for name, result in results.items():
         table, row = pd.DataFrame(result["rows"]), {"method": name, "n": len(result["rows"])}
         for metric in METRICS:
             row[metric] = table[metric].mean()
             if metric in ("psnr", "lpips"):
-                row[f"{metric}_lo"], row[f"{metric}_hi"] = bootstrap(table[metric].to_numpy(), seed)
+                row[f"{metric}_lo"], row[f"{metric}_hi"] = bootstrap(
+                    table[metric].to_numpy(), seed, groups=pictures[name]
+                )
         if reference is not None:
             finite = result["image"].flatten(1).isfinite().all(1)
-            found = distributions.features(result["image"][finite]) if finite.sum() > 1 else None
-            row["fd_vgg"] = math.nan if found is None else distributions.frechet_distance(found, reference)
-            row["kid"] = math.nan if found is None else distributions.kernel_distance(found, reference)
+            pair = None
+            if finite.sum() > 1 and len(table) >= 8:
+                pair = distributions.features(result["image"][finite]), reference[: len(table)][finite]
+            row["fd_vgg"] = math.nan if pair is None else distributions.frechet_distance(*pair)
+            row["kid"] = math.nan if pair is None else distributions.kernel_distance(*pair, paired=True)
         row["mnc_median"] = table.mnc.median()
         row |= {"diverged": int(table.diverged.sum()), "seconds_per_image": table.seconds.mean()}
         row |= {"seeds": f"{table.seed.min()} to {table.seed.max()}", "commits": " ".join(sorted(set(table.commit)))}
@@ -157,14 +184,29 @@ def aggregate(results: Mapping[str, dict], truth: Tensor, distances: bool = True
     return pd.DataFrame(rows)
 
 
-def bootstrap(values: np.ndarray, seed: int = 0, draws: int = 2000) -> tuple[float, float]:
-    """The interval of 95% of the mean of `values` over resamples of them, NaN left out; NaN where there are none."""
-    values = values[np.isfinite(values)]
-    if len(values) == 0:
+def bootstrap(
+    values: np.ndarray, seed: int = 0, draws: int = 2000, groups: Sequence | None = None
+) -> tuple[float, float]:
+    """The interval of 95% of the mean of `values` over resamples of them, NaN left out; NaN where there are none.
+
+    What belongs to one of `groups`, a name for each value, is drawn together: crops of one photograph are not
+    independent, and an interval that took them for so would be too narrow.
+    """
+    finite = np.isfinite(values)
+    if not finite.any():
         return math.nan, math.nan
-    means = np.random.default_rng(seed).choice(values, (draws, len(values))).mean(1)
+    _, group = np.unique(np.arange(len(values)) if groups is None else np.asarray(groups), return_inverse=True)
+    sums, counts = (np.bincount(group[finite], weight) for weight in (values[finite], np.ones(finite.sum())))
+    sums, counts = sums[counts > 0], counts[counts > 0]
+    drawn = np.random.default_rng(seed).integers(len(sums), size=(draws, len(sums)))
+    means = sums[drawn].sum(1) / counts[drawn].sum(1)
     low, high = np.quantile(means, [0.025, 0.975])
     return float(low), float(high)
+
+
+def _picture(name: str) -> str:
+    """The photograph that an image is of: crops are called PICTURE_TOP_LEFT_SIDE."""
+    return re.sub(r"(_\d+){3}$", "", name)
 
 
 def _attempt(method: Method, cases: Cases) -> Estimate:

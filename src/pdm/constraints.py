@@ -9,12 +9,7 @@ import math
 import torch
 from torch import Tensor
 
-__all__ = ["l0", "l1", "project_simplex", "shift_and_divide", "simplex", "unchanged"]
-
-
-def unchanged(x: Tensor) -> Tensor:
-    """No constraint: the operator takes the component as its prior gives it."""
-    return x
+__all__ = ["l0", "l1", "project_simplex", "shift_and_divide", "simplex"]
 
 
 def _kernel_scale(x: Tensor) -> Tensor:

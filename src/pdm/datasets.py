@@ -4,7 +4,6 @@ import io
 import os
 import tarfile
 import tempfile
-import warnings
 import zipfile
 import zlib
 from collections.abc import Sequence
@@ -105,8 +104,11 @@ def picture(path: str | Path, size: int | None = None) -> Tensor:
 def folder(path: str | Path, size: int = 64, count: int | None = None) -> ImageSet:
     """The images of a folder by name, all or the first `count`, as `picture` gives them: N 3 size size, split "all".
 
-    Hidden files and subfolders are passed over. ValueError for a missing or empty folder, and as `picture`.
+    Hidden files and subfolders are passed over. ValueError for a missing or empty folder, a count below 1, and as
+    `picture`.
     """
+    if count is not None and count < 1:
+        raise ValueError(f"count is {count}, wanted 1 or more")
     path = Path(path).resolve()
     files = sorted(f for f in path.glob("*") if f.is_file() and not f.name.startswith("."))[:count]
     if not files:
@@ -199,6 +201,10 @@ def _aligned(name: str, split: str, root: Path, folder: str, crop: tuple[int, ..
     names, folders = _names(name, split), [f for f in root.glob(folder) if f.is_dir()]
     if (root / f"{name}64.zip").is_file():
         pictures = _read_zip(root / f"{name}64.zip", split, 64)
+        if differ := set(pictures) ^ set(names):
+            some = ", ".join(sorted(differ)[:3])
+            raise ValueError(f"{name}64.zip and data/splits differ in {len(differ)} {split} images, {some} among them")
+        pictures = {n: pictures[n] for n in names}
     elif len(folders) == 1:
         files = {n: folders[0] / (n[:-5] if name == "faces" else "") / f"{n}.jpg" for n in names}
         pictures = {n: _square(_decode(file, file, crop[3]), 64, crop[:3]) for n, file in files.items()}
@@ -286,14 +292,3 @@ def load(name: str, split: str, root: str | Path | None = None) -> ImageSet:
     _names(name, split)
     aligned = {"faces": faces, "cats": cats}.get(name)
     return aligned(split, root) if aligned else digits(split) if name == "digits" else photos()
-
-
-def at_hand(names: Sequence[str], split: str, root: str | Path | None = None) -> list[ImageSet]:
-    """The sets of these names that are on this machine; of the others it warns, saying how to get them."""
-    sets = []
-    for name in names:
-        try:
-            sets.append(load(name, split, root))
-        except NotAtHand as absent:
-            warnings.warn(str(absent), stacklevel=2)
-    return sets

@@ -8,7 +8,7 @@ from itertools import pairwise
 
 import pandas as pd
 import torch
-from torch import Generator, Tensor
+from torch import Tensor
 from tqdm import tqdm
 
 from pdm import metrics
@@ -17,7 +17,7 @@ from pdm.degradations import SIGMA, add_noise
 from pdm.guidance import DPS, StepSize, sqrt_alpha_bar
 from pdm.operators import blur
 from pdm.priors import NetworkPrior
-from pdm.sampler import Component, State, sample
+from pdm.sampler import Component, State, sample, stream
 from pdm.schedule import Schedule, ddim_step
 from pdm.training import BANDS, band_losses
 
@@ -30,6 +30,7 @@ __all__ = [
     "has_diverged",
     "kept",
     "measure",
+    "noisy",
     "progress",
     "residual_ratio",
     "score",
@@ -50,8 +51,12 @@ def measure(
     if len(seeds) != len(images):
         raise ValueError(f"{len(seeds)} seeds for {len(images)} images; wanted one each")
     blurred = blur(images, kernels, boundary)
-    noisy = [add_noise(y, sigma, Generator().manual_seed(seed)) for y, seed in zip(blurred, seeds, strict=True)]
-    return torch.stack(noisy)
+    return noisy(blurred, seeds, sigma)
+
+
+def noisy(clean: Tensor, seeds: Sequence[int], sigma: float = SIGMA) -> Tensor:
+    """Measurements with their noise, B *S, from a stream of each sample's own that nothing else draws from."""
+    return torch.stack([add_noise(y, sigma, stream(seed, "measurement")) for y, seed in zip(clean, seeds, strict=True)])
 
 
 def step_sizes(
@@ -146,8 +151,11 @@ def _check_range(measurement: Tensor) -> None:
 def residual_ratio(loss: Tensor, measurement: Tensor, sigma: float = SIGMA) -> Tensor:
     """The residual norm over what the noise alone explains, sigma sqrt(CHW): B. About 1 is a good fit, far above none.
 
-    It needs no truth, so that it may tell a run that diverged, or choose among several.
+    It needs no truth, so that it may tell a run that diverged, or choose among several. Raises: ValueError for a sigma
+    that is not above 0.
     """
+    if not sigma > 0:
+        raise ValueError(f"sigma is {sigma}; wanted it above 0, for without noise no residual is explained")
     return loss / (sigma * math.sqrt(measurement[0].numel()))
 
 
@@ -192,17 +200,3 @@ def score(
         "seconds": seconds / len(names),
     }
     return pd.DataFrame({k: v.double().numpy() if isinstance(v, Tensor) else v for k, v in rows.items()})
-
-
-def summary(method: str, last: State, measurement: Tensor, truth: Tensor, kernels: Tensor) -> dict[str, float]:
-    """Means of `score` over a batch, the median MNC, the residual over the noise, and how many runs diverged.
-
-    A run has diverged when its residual ends above 3 times the norm of the noise, or is not finite; it stays in
-    the means all the same.
-    """
-    names = [str(i) for i in range(len(truth))]
-    table = score(method, names, last.theta["image"], truth, last.theta["kernel"], kernels)
-    ratio = residual_ratio(last.loss, measurement)
-    means = table[["psnr", "ssim", "lpips", "mnc", "kernel_mse"]].mean().to_dict()
-    extra = {"mnc_median": table.mnc.median(), "residual_ratio": ratio.mean().item()}
-    return {"n": len(names), **means, **extra, "diverged": int(has_diverged(ratio).sum())}

@@ -43,7 +43,7 @@ def grid(
 
 
 def strip(states: Sequence, which: int = 0) -> Figure:
-    """x0_hat of every component of one sample, a column a state, from noise to clean."""
+    """What every component of one sample is taken for, `theta`, a column a state, from noise to clean."""
     names = list(states[0].x0)
     figure, axes = plt.subplots(
         len(names), len(states), figsize=(1.2 * len(states), 1.3 * len(names)), dpi=DPI, squeeze=False

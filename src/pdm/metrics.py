@@ -117,7 +117,7 @@ def end_point_error(estimate: Tensor, truth: Tensor) -> Tensor:
     _check_one_shape(estimate, truth)
     if estimate.shape[1] % 2:
         raise ValueError(f"tilt fields have the shape {tuple(estimate.shape)}; wanted B 2K H W")
-    difference = (estimate - truth).cpu().double().unflatten(1, (-1, 2))
+    difference = (estimate.cpu().double() - truth.cpu().double()).unflatten(1, (-1, 2))
     return difference.norm(dim=2).flatten(1).mean(1)
 
 

@@ -10,9 +10,9 @@ __all__ = ["GroupNorm", "Normalised"]
 class Normalised(torch.autograd.Function):
     """y = gain (x - mean) / std + offset, mean and std over the pixels and channels of each of `groups` groups.
 
-    `apply(x, gain, offset, groups, eps)` takes x, B C H W, and a gain and offset of each sample's channels, B C; the
-    sums are float32 or better, the rest is in the precision of x. The variance is a difference of two means, so that
-    digits are lost where a group's mean is many of its standard deviations.
+    `apply(x, gain, offset, groups, eps)` takes x, B C H W, and a gain and offset of each sample's channels, B C. What
+    has the size of x, and sums of 16 pixels, are in the precision of x; sums of those in float32. The variance is a
+    difference of two means, so that digits are lost where a group's mean is many of its standard deviations.
     Source: Wu and He, "Group Normalization" (2018).
     """
 

@@ -102,7 +102,7 @@ def import_checkpoints(
     for name, network in networks.items():
         released = checkpoints[name]
         card = {"data": released.data, "labels": [], "schedule": "linear, 1000 steps", "source": released.file}
-        card |= {"terms": "as its authors released it", "velocity": None}
+        card |= {"terms": "as its authors released it", "velocity": None, "precision": "float32"}
         written.append(save_prior(name, network, card, folder, torch.float32))
     return written
 
@@ -113,7 +113,7 @@ def random_checkpoints(folder: str | Path, seed: int = 0) -> None:
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
             network = UNet(released.network)
-        card = {"data": "none: random weights", "labels": [], "terms": "none", "velocity": None}
+        card = {"data": "none: random weights", "labels": [], "terms": "none", "velocity": None, "precision": "float32"}
         save_prior(name, network, card, folder)
 
 

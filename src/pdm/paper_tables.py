@@ -21,12 +21,13 @@ from pdm import benchmark, distributions, reproduce, restoration, turbulence
 from pdm.benchmark import Method
 from pdm.degradations import gaussian_kernels, motion_kernels, tilt_fields
 from pdm.paper import EXPERIMENTS, Experiment, images
-from pdm.priors import best_device
+from pdm.priors import best_device, prior_card
 from pdm.restoration import Cases, blurred_cases
 
 __all__ = ["COLUMNS", "cases", "methods", "table", "trial"]
 
-COLUMNS = ["column", *benchmark.COLUMNS[:11], "fid", *benchmark.COLUMNS[11:], "tilt_epe"]
+_FIRST = benchmark.COLUMNS.index("fd_vgg")
+COLUMNS = ["column", *benchmark.COLUMNS[:_FIRST], "fid", *benchmark.COLUMNS[_FIRST:], "tilt_epe"]
 PAPER_TILTS = {"patches": 500, "half_width": 32, "std": 1.0, "strength": (0.1, 0.4)}
 
 
@@ -47,18 +48,20 @@ def cases(experiment: Experiment, truth: Tensor, names: Sequence[str], seed: int
 def methods(experiment: Experiment, steps: int = 1000, batch: int = 4) -> list[Method]:
     """The measurement itself, BlindDPS by the paper's settings, and by those that the authors' release runs with.
 
-    The paper's step is constant and its penalty on the kernel before it is normalised; the release's step is
-    sqrt(alpha_bar_t), and its penalty has no effect. The released networks say their variance, which both take.
+    The paper's step is constant, its penalty on the kernel before that is projected to the simplex; the release's step
+    is sqrt(alpha_bar_t) to the end, its kernel divided by its sum, and its penalty has no effect. The released networks
+    say their variance, which both take.
     """
     step = experiment.step
-    paper = {"steps": steps, "image_step": step, "kernel_step": step, "constant": True, "variance": "learned"}
-    release = {"steps": steps, "image_step": 1.0, "kernel_step": 1.0, "variance": "learned"}
+    paper = {"steps": steps, "image_step": step, "kernel_step": step, "constant": True, "constraint": "simplex"}
+    release = {"steps": steps, "image_step": 1.0, "kernel_step": 1.0, "fade": 0}
     if experiment.degradation == "turbulence":
         function, priors = turbulence.blind, ("image", "kernel", "tilt")
         paper, release = paper | {"tilt_step": step}, release | {"tilt_step": 1.0}
     else:
         function, priors = restoration.blind_dps, ("image", "kernel")
         paper |= {"penalty": experiment.penalty, "weight": experiment.weight}
+    paper, release = paper | {"variance": "learned"}, release | {"variance": "learned"}
     found = [Method("blurred", restoration.blurred)]
     found += [Method("blind_dps", function, paper, priors, batch)]
     return [*found, Method("blind_dps_release", function, release, priors, batch)]
@@ -76,18 +79,26 @@ def table(
     """One column of Tables 1 to 3, as rows: each method's figures on the first `count` images of its data set's folder.
 
     Finished batches are kept in results/`scale`/parts. `fid` is the literature's, on Inception features.
-    Raises: ValueError for a folder that is missing or holds too few images, and as `benchmark.run`.
+    Raises: ValueError where PDM_PRIORS has not that column's image network, for a folder that is missing or holds too
+    few images, and as `benchmark.run`.
     """
+    source = prior_card("image").get("source")
+    if experiment.prior is None or source != experiment.prior:
+        wanted = experiment.prior or "a network that was not released"
+        raise ValueError(
+            f"{experiment.column} wants {wanted}; the image prior is {source or 'another'}. `python -m pdm.paper` "
+            "writes the released ones, and PDM_PRIORS names their folder"
+        )
     photographs = images(experiment, root, count)
     these = cases(experiment, photographs.images, photographs.names, seed)
+    device, fids = best_device(), []
+    reference = distributions.inception_features(these.truth, device=device)  # first, for it may want a download
     results = benchmark.run(methods(experiment, steps, batch), these, scale)
     rows = benchmark.aggregate(results, these.truth)
-    device, fids = best_device(), []
-    reference = distributions.inception_features(these.truth, device=device)
     for part in results.values():
         finite = part["image"].flatten(1).isfinite().all(1)
         found = distributions.inception_features(part["image"][finite], device=device) if finite.sum() > 1 else None
-        fids.append(math.nan if found is None else distributions.frechet_distance(found, reference))
+        fids.append(math.nan if found is None else distributions.frechet_distance(found, reference[finite]))
     names = {"column": experiment.column, "dataset": experiment.dataset, "degradation": experiment.degradation}
     return rows.assign(fid=fids, scale=scale, **names).reindex(columns=COLUMNS)
 

@@ -27,6 +27,7 @@ __all__ = [
     "best_device",
     "best_precision",
     "load_prior",
+    "precision_for",
     "prior_card",
     "save_prior",
 ]
@@ -53,8 +54,13 @@ def best_device() -> torch.device:
 def best_precision(device: torch.device | str = "cpu") -> torch.dtype:
     """bfloat16 where the hardware multiplies it (CUDA from Ampere on, a CPU with AMX or AVX512-BF16), else float32.
 
-    Elsewhere it is emulated: on a CPU hundreds of times slower than float32.
+    Elsewhere it is emulated: on a CPU hundreds of times slower than float32. The environment's PDM_PRECISION overrules
+    it, so that machines of several kinds compute the same. Raises: ValueError if that is neither of the two.
     """
+    if wanted := os.environ.get("PDM_PRECISION"):
+        if wanted not in ("float32", "bfloat16"):
+            raise ValueError(f"PDM_PRECISION is {wanted!r}; wanted float32 or bfloat16")
+        return getattr(torch, wanted)
     if torch.device(device).type == "cuda":
         return torch.bfloat16 if torch.cuda.is_bf16_supported(including_emulation=False) else torch.float32
     fast = torch.cpu._is_amx_tile_supported() or torch.cpu._is_avx512_bf16_supported()
@@ -168,7 +174,8 @@ class EmpiricalPrior:
         _check_weights(self.weights, self.points)
 
     def log_posterior(self, x: Tensor, t: int) -> Tensor:
-        """log p(point | x_t), by Bayes: B K; finite, and with finite gradients, where the posterior underflows."""
+        """log p(point | x_t), by Bayes: B K; where the posterior underflows finite and
+        with finite gradients, unless the point has no weight."""
         if x.shape[1:] != self.points.shape[1:]:
             raise ValueError(f"samples have the shape {tuple(x.shape[1:])}; wanted {tuple(self.points.shape[1:])}")
         alpha_bar = self.schedule.alpha_bar_at(t, x).to(x.dtype)
@@ -242,6 +249,13 @@ def prior_card(name: str, folder: str | Path = PRIORS) -> dict:
     return card
 
 
+def precision_for(card: dict, device: torch.device | str = "cpu") -> torch.dtype:
+    """What a prior is computed in: what its card says, else the device's best. A network that predicts noise has to be
+    exact to sqrt(alpha_bar_t), which bfloat16 is not where t is large; the released ones' cards say float32.
+    """
+    return getattr(torch, card["precision"]) if "precision" in card else best_precision(device)
+
+
 def load_prior(
     name: str,
     label: str | int | Tensor | None = None,
@@ -251,7 +265,7 @@ def load_prior(
 ) -> NetworkPrior:
     """Load a prior by name to `device`, with its weights checked against the SHA-256 on its card.
 
-    `label` is a class by name or number (None: any class); `precision` is the device's `best_precision` by default.
+    `label` is a class by name or number (None: any class); `precision` is `precision_for` by default.
     Raises: FileNotFoundError without the weights; ValueError for an unknown name or label, a wrong SHA-256, or weights
     of another network.
     """
@@ -270,7 +284,7 @@ def load_prior(
         label = card["labels"].index(label)
     network = load_adm(path, UNetConfig(**card["network"])).to(device)
     velocity = Velocity(**card["velocity"]) if card.get("velocity") else None
-    precision = best_precision(device) if precision is None else precision
+    precision = precision_for(card, device) if precision is None else precision
     for layer in network.modules():
         if isinstance(layer, (nn.Linear, nn.Conv1d, nn.Conv2d)):
             layer.to(precision)  # once, and not in every step, as autocast would

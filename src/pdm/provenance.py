@@ -5,7 +5,6 @@ import json
 import os
 import platform
 import subprocess
-from functools import cache
 from importlib import metadata
 from pathlib import Path
 
@@ -25,10 +24,9 @@ def commit(repository=ROOT):
         return "unknown"
 
 
-@cache
 def running():
-    """`commit` of this repository, read once a process: of the code that runs, whatever is committed meanwhile."""
-    return commit(ROOT)
+    """`commit` of this repository when this module was imported: of the code that runs, whatever came after."""
+    return _AT_IMPORT
 
 
 def earlier(revision, name, folder, repository=ROOT):
@@ -83,3 +81,6 @@ def _processor():
             if line.startswith("model name"):
                 return line.partition(":")[2].strip()
     return platform.processor() or platform.machine()
+
+
+_AT_IMPORT = commit(ROOT)

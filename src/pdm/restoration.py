@@ -22,7 +22,7 @@ from pdm.degradations import SIGMA, gaussian_kernels
 from pdm.experiments import dps_known_kernel, measure, step_sizes
 from pdm.guidance import DPS
 from pdm.operators import blur, turbulence
-from pdm.priors import FlatPrior, NetworkPrior, best_precision, load_prior
+from pdm.priors import FlatPrior, NetworkPrior, load_prior
 from pdm.release import WholeBatchDPS, divide_by_batch_sum
 from pdm.sampler import Component, sample
 from pdm.schedule import Schedule, Step, ancestral_step
@@ -58,7 +58,7 @@ class Cases:
     `measurement` is B C H W, or B KC H W for K frames seen through as many `tilts`, B 2K H W in pixels; there are none
     where the air was calm. `sigma` is the noise's standard deviation, and `boundary` what lies beyond the frame, as in
     `operators.blur`, which methods by diffusion take over. A blind method reads `measurement`, `seeds` and `boundary`.
-    Raises: ValueError for unequal numbers.
+    Raises: ValueError for unequal numbers or another boundary.
     """
 
     names: tuple[str, ...]
@@ -74,6 +74,8 @@ class Cases:
         counts = {name: len(value) for name, value in self._parts().items() if value is not None}
         if len(set(counts.values())) != 1:
             raise ValueError(f"the cases have {counts}; wanted as many of each")
+        if self.boundary not in ("reflect", "zero", "circular"):
+            raise ValueError(f"boundary is {self.boundary!r}; wanted reflect, zero or circular")
 
     def _parts(self) -> dict:
         return {f.name: getattr(self, f.name) for f in fields(self) if f.name not in ("sigma", "boundary")}
@@ -189,7 +191,7 @@ def blind_problem(
         terms = {"kernel": (after if penalty_after else term, weight)}
     kernel_prior = prior_for(cases, "kernel")
     components = {
-        "image": Component(prior_for(cases, "image", label), tuple(cases.measurement.shape[1:])),
+        "image": Component(prior_for(cases, "image", label), tuple(cases.truth.shape[1:])),
         "kernel": Component(kernel_prior, kernel_prior.shape, constrain),
     }
     operator = partial(blur, boundary=cases.boundary if boundary is None else boundary)
@@ -247,11 +249,10 @@ def pan_blind(cases: Cases, dark_channel: bool = False) -> Estimate:
     return Estimate(image, _on_canvas(kernel, cases.kernels.shape[-1]))
 
 
-def self_deblur_blind(cases: Cases, steps: int = 2500) -> Estimate:
-    """SelfDeblur; the kernel on the canvas of the true one."""
-    image, kernel = self_deblur(
-        cases.measurement, _odd(cases.kernels), list(cases.seeds), steps, precision=best_precision()
-    )
+def self_deblur_blind(cases: Cases, steps: int = 2500, precision: str = "float32") -> Estimate:
+    """SelfDeblur, `precision` by name; the kernel on the canvas of the true one."""
+    dtype = getattr(torch, precision)
+    image, kernel = self_deblur(cases.measurement, _odd(cases.kernels), list(cases.seeds), steps, precision=dtype)
     return Estimate(image, _on_canvas(kernel, cases.kernels.shape[-1]))
 
 

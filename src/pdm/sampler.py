@@ -12,7 +12,7 @@ from torch import Tensor
 
 from pdm.schedule import Schedule, Step, ancestral_step
 
-__all__ = ["Component", "Guidance", "NoiseStreams", "State", "sample"]
+__all__ = ["Component", "Guidance", "NoiseStreams", "State", "sample", "stream"]
 
 Values = dict[str, Tensor]
 
@@ -65,6 +65,12 @@ class Guidance(Protocol):
     def __call__(self, state: State, proposal: Values) -> tuple[Values, Tensor]: ...
 
 
+def stream(seed: int, name: str) -> torch.Generator:
+    """A generator of random numbers for one sample and one use of them: for another seed or name, other numbers."""
+    word = np.random.SeedSequence([seed, zlib.crc32(name.encode())]).generate_state(1, np.uint64)[0]
+    return torch.Generator().manual_seed(int(word))
+
+
 class NoiseStreams:
     """Standard normal noise with one stream per (sample, component).
 
@@ -84,9 +90,7 @@ class NoiseStreams:
     def __call__(self, name: str, shape: tuple[int, ...]) -> Tensor:
         """The next noise of a component: B *shape, float32."""
         if name not in self.streams:
-            entropy = [np.random.SeedSequence([seed, zlib.crc32(name.encode())]) for seed in self.seeds]
-            words = [int(e.generate_state(1, np.uint64)[0]) for e in entropy]
-            self.streams[name] = [torch.Generator().manual_seed(word) for word in words]
+            self.streams[name] = [stream(seed, name) for seed in self.seeds]
         return torch.stack([torch.randn(shape, generator=stream) for stream in self.streams[name]])
 
 

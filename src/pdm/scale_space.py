@@ -7,22 +7,18 @@ variance 1 has the power 1 at every frequency.
 
 import math
 from collections.abc import Sequence
-from functools import partial
+from dataclasses import replace
 
 import torch
 from scipy.fft import dctn, idctn
 from torch import Tensor
 
 from pdm import metrics
-from pdm.constraints import shift_and_divide
 from pdm.degradations import gaussian_kernels, to_model_range
-from pdm.experiments import step_sizes
-from pdm.guidance import DPS
-from pdm.operators import blur
 from pdm.priors import best_device
-from pdm.restoration import Cases, Estimate, prior_for
-from pdm.sampler import Component, NoiseStreams, sample
-from pdm.schedule import Schedule, Step, ancestral_step
+from pdm.restoration import Cases, Estimate, blind_problem
+from pdm.sampler import NoiseStreams, sample
+from pdm.schedule import Schedule, Step
 
 __all__ = [
     "COURSES",
@@ -138,19 +134,19 @@ def restore(
     steps: int = 1000,
     label: str | None = None,
     course: str = "ancestral",
-    image_step: float = 1.0,
-    kernel_step: float = 0.6,
     levels: int = 8,
     late: int = 400,
+    **settings,
 ) -> Estimate:
     """Algorithm 1, and three other ways down the scales.
 
     `course` is "ancestral", as `restoration.blind_dps`; "renoised", the same time steps by `renoise_step`; "levels", as
     many of those steps but at no more than `levels` time steps, evenly spaced, as a pyramid has levels; or "late", the
-    ancestral steps from t = `late` on, beginning at the measurement and a round kernel of 2 pixels.
+    ancestral steps from t = `late` on, beginning at the measurement and a round kernel of 2 pixels. Settings as
+    `restoration.blind_problem`.
     Raises: ValueError for another course.
     """
-    *_, last = _states(cases, steps, label, course, image_step, kernel_step, levels, late)
+    *_, last = _states(cases, steps, label, course, levels, late, **settings)
     return Estimate(last.theta["image"], last.theta["kernel"])
 
 
@@ -162,7 +158,7 @@ def trajectory(cases: Cases, steps: int = 1000, label: str | None = None, every:
     """
     rows: list[dict[str, Tensor]] = []
     truths = {"image": cases.truth, "kernel": cases.kernels}
-    states = _states(cases.to(best_device()), steps, label, "ancestral", 1.0, 0.6, 8, 400)
+    states = _states(cases.to(best_device()), steps, label)
     for i, state in enumerate(states):
         if i % every and i != steps - 1:
             continue
@@ -177,26 +173,21 @@ def trajectory(cases: Cases, steps: int = 1000, label: str | None = None, every:
     return {name: torch.stack([row[name] for row in rows]) for name in rows[0]}
 
 
-def _states(cases: Cases, steps: int, label, course: str, image_step: float, kernel_step: float, levels: int, late):
+def _states(cases: Cases, steps: int, label, course: str = "ancestral", levels: int = 8, late: int = 400, **settings):
     if course not in COURSES:
         raise ValueError(f"no course is called {course!r}; there are {', '.join(COURSES)}")
-    schedule, kernel_prior = Schedule.linear(), prior_for(cases, "kernel")
+    components, guidance, step = blind_problem(cases, steps, label, **settings)
+    schedule = Schedule.linear()
     times: int | Sequence[int] = steps
-    start: dict[str, Tensor | None] = {"image": None, "kernel": None}
     if course == "levels":
         evenly = [t for t, _ in schedule.pairs(levels)]
         times = [evenly[i * levels // steps] for i in range(steps)]
     if course == "late":
         times = [t for t, _ in schedule.pairs(steps) if t <= late]
-        blurry = to_model_range(gaussian_kernels(len(cases), kernel_prior.shape[-1], 2.0))
+        blurry = to_model_range(gaussian_kernels(len(cases), components["kernel"].shape[-1], 2.0))
         noise = NoiseStreams(cases.seeds)
         guess = {"image": cases.measurement.clamp(-1, 1), "kernel": blurry}
         start = {n: schedule.diffuse(v, noise(f"start of {n}", v.shape[1:]).to(v), times[0]) for n, v in guess.items()}
-    components = {
-        "image": Component(prior_for(cases, "image", label), tuple(cases.measurement.shape[1:]), start=start["image"]),
-        "kernel": Component(kernel_prior, kernel_prior.shape, shift_and_divide, start=start["kernel"]),
-    }
-    step = renoise_step() if course in ("renoised", "levels") else ancestral_step()
-    operator = partial(blur, boundary=cases.boundary)
-    guidance = DPS(cases.measurement, operator, step_sizes(steps, image_step, kernel_step))
+        components = {n: replace(c, start=start[n]) for n, c in components.items()}
+    step = renoise_step() if course in ("renoised", "levels") else step
     return sample(components, guidance, cases.seeds, times, step=step, device=cases.measurement.device)

@@ -8,19 +8,18 @@ from dataclasses import replace
 from inspect import Parameter, Signature
 
 import torch
-from torch import Generator, Tensor
+from torch import Tensor
 
 from pdm.baselines.ilvr import ILVR
 from pdm.chains import run_passes
-from pdm.constraints import shift_and_divide
-from pdm.degradations import SIGMA, TILT_BOUND, add_noise
-from pdm.experiments import step_sizes
-from pdm.guidance import DPS, sqrt_alpha_bar
+from pdm.degradations import SIGMA, TILT_BOUND
+from pdm.experiments import noisy, step_sizes
+from pdm.guidance import DPS, StepSize
 from pdm.operators import turbulence
 from pdm.priors import FlatPrior
-from pdm.restoration import Cases, Estimate, Problem, blind_dps, explained, prior_for
+from pdm.restoration import Cases, Estimate, Problem, blind_dps, blind_problem, explained, prior_for
 from pdm.sampler import Component, State, sample
-from pdm.schedule import Schedule, ancestral_step
+from pdm.schedule import Schedule
 
 __all__ = ["Frames", "blind", "blur_only", "ilvr", "known_operator", "turbulent_cases", "uniform_tilt"]
 
@@ -36,8 +35,7 @@ def turbulent_cases(
     """K frames of each photograph through one kernel and K tilts, B 2K H W in pixels, with noise."""
     names = [str(i) for i in range(len(truth))] if names is None else names
     clean = explained(Estimate(truth, kernels, tilts))
-    noisy = [add_noise(y, sigma, Generator().manual_seed(seed)) for y, seed in zip(clean, seeds, strict=True)]
-    return Cases(tuple(names), truth, torch.stack(noisy), kernels, tuple(seeds), tilts, sigma)
+    return Cases(tuple(names), truth, noisy(clean, seeds, sigma), kernels, tuple(seeds), tilts, sigma)
 
 
 class Frames:
@@ -60,37 +58,27 @@ def blind(
     cases: Cases,
     steps: int = 1000,
     label: str | None = None,
-    image_step: float = 1.0,
-    kernel_step: float = 0.6,
     tilt_step: float = 0.6,
-    constant: bool = False,
-    variance: str = "small",
     restarts: int = 0,
     back_to: int = 200,
+    **settings,
 ) -> Estimate:
-    """Algorithm 2, with a tilt for each frame; step sizes times sqrt(alpha_bar_t), or `constant`, for 1,000 steps.
+    """Algorithm 2, with a tilt for each frame and a step for every tilt, of the shape that the image's step has.
 
-    `restarts` from `back_to` are ours, as `chains.run_passes` counts them.
+    Settings as `restoration.blind_problem`; `restarts` from `back_to` are ours, as `chains.run_passes` counts them.
     """
     prior = prior_for(cases, "tilt")
     tilt = Component(prior, prior.shape, _in_pixels)
 
     def problem(steps: int) -> Problem:
-        size = tilt_step * 1000 / steps
-        size = size if constant else sqrt_alpha_bar(Schedule.linear(), size)
-        sizes = step_sizes(steps, image_step, kernel_step, constant)
-        return _problem(cases, label, sizes, tilt, size, variance)
+        size = step_sizes(steps, tilt_step, constant=settings.get("constant", False))["image"]
+        return _problem(cases, steps, label, tilt, size, **settings)
 
     return _estimate(run_passes(cases, problem, steps, restarts, back_to))
 
 
 def uniform_tilt(
-    cases: Cases,
-    steps: int = 1000,
-    label: str | None = None,
-    image_step: float = 1.0,
-    kernel_step: float = 0.6,
-    tilt_step: float = 0.01,
+    cases: Cases, steps: int = 1000, label: str | None = None, tilt_step: float = 0.01, **settings
 ) -> Estimate:
     """The same without a prior over tilts: they begin at zero and go down the gradient, within their bound."""
 
@@ -99,8 +87,7 @@ def uniform_tilt(
 
     shape = (2, *cases.truth.shape[2:])
     tilt = Component(FlatPrior(Schedule.linear()), shape, _in_pixels, start=torch.zeros(shape), step=bounded)
-    sizes = step_sizes(steps, image_step, kernel_step)
-    components, guidance, step = _problem(cases, label, sizes, tilt, tilt_step * 1000 / steps)
+    components, guidance, step = _problem(cases, steps, label, tilt, tilt_step * 1000 / steps, **settings)
     *_, last = sample(components, guidance, cases.seeds, steps, step=step, device=cases.measurement.device)
     return _estimate(last)
 
@@ -133,15 +120,13 @@ def ilvr(cases: Cases, steps: int = 1000, label: str | None = None, factor: int 
     return Estimate(last.theta["image"])
 
 
-def _problem(cases: Cases, label, sizes, tilt: Component, tilt_size, variance="small") -> Problem:
+def _problem(cases: Cases, steps: int, label, tilt: Component, tilt_size: StepSize, **settings) -> Problem:
+    """Algorithm 1's problem, and a tilt for each frame."""
+    components, guidance, step = blind_problem(cases, steps, label, **settings)
     operator = Frames(cases.measurement.shape[1] // cases.truth.shape[1], cases.boundary)
-    kernel = prior_for(cases, "kernel")
-    components = {
-        "image": Component(prior_for(cases, "image", label), tuple(cases.truth.shape[1:])),
-        "kernel": Component(kernel, kernel.shape, shift_and_divide),
-    } | dict.fromkeys(operator.tilts, tilt)
-    guidance = DPS(cases.measurement, operator, sizes | dict.fromkeys(operator.tilts, tilt_size))
-    return components, guidance, ancestral_step(variance)
+    sizes = guidance.scale | dict.fromkeys(operator.tilts, tilt_size)
+    guidance = DPS(cases.measurement, operator, sizes, guidance.penalty)
+    return components | dict.fromkeys(operator.tilts, tilt), guidance, step
 
 
 def _estimate(last: State) -> Estimate:

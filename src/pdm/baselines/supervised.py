@@ -98,7 +98,7 @@ def _restored(network: nn.Module, measurement: Tensor) -> Tensor:
 
 
 def _critic(channels: int, width: int = 48) -> nn.Sequential:
-    """Four convolutions that halve, then one value for each patch of the image: B C H W to B 1 H/8 W/8."""
+    """Three convolutions that halve, then one value for each patch of the image: B C H W to B 1 H/8 W/8."""
     layers: list[nn.Module] = [nn.Conv2d(channels, width, 4, 2, 1), nn.LeakyReLU(0.2)]
     for level in (1, 2):
         layers += [nn.Conv2d(width * level, 2 * width * level, 4, 2, 1), nn.InstanceNorm2d(2 * width * level)]
