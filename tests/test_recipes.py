@@ -178,6 +178,17 @@ def test_image_sets_are_spread_over_their_set_and_never_of_another_split(monkeyp
             recipes.image_set(*arguments)
 
 
+def test_what_a_table_is_measured_on_has_the_names_of_its_pictures(tmp_path, monkeypatch):
+    monkeypatch.setenv("PDM_DATA", str(tmp_path))
+    images, names = recipes.test_set("photos", 16)
+    every = datasets.photos()
+    assert len(names) == 16 and torch.equal(images[4], every.images[every.names.index(names[4])])
+    assert len({name.split("_")[0] for name in names}) > 4
+    assert recipes.at_hand(["faces", "photos", "cats"]) == ["photos"]
+    with pytest.raises(ValueError, match="wanted faces, cats, photos or wheels"):
+        recipes.at_hand(["dogs"])
+
+
 def test_weights_are_the_recipes_when_they_have_its_network_and_its_images(tmp_path, monkeypatch):
     assert not recipes.is_trained("kernel", tmp_path / "out")
     tiny_kernel_run(tmp_path, monkeypatch)

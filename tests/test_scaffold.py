@@ -35,8 +35,8 @@ ALLOWED = {module: set() for module in sorted(BOTTOM)} | {
     "exact": {"priors"},
     "training": {"unet", "schedule", "priors"},
     "baselines.supervised": {"metrics", "priors", "training"},
-    "recipes": {"unet", "schedule", "priors", "degradations", "datasets", "operators", "training"}
-    | {"baselines.supervised"},
+    "training_data": {"datasets", "degradations", "operators", "training"},
+    "recipes": {"unet", "schedule", "priors", "datasets", "training", "training_data"} | {"baselines.supervised"},
     "candidates": {"priors", "training", "recipes"},
     "experiments": BOTTOM | {"distributions", "priors", "guidance", "sampler", "training", "recipes"},
     "figures": BOTTOM | {"distributions", "priors", "guidance", "sampler", "training", "recipes", "experiments"},

@@ -7,7 +7,7 @@ checkpoint when it is called again. `--go-on` begins with the weights that are c
 import argparse
 import os
 import platform
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -15,102 +15,26 @@ from pathlib import Path
 import torch
 from torch import Generator, Tensor
 
-from pdm import datasets
+from pdm import datasets, training_data
 from pdm.baselines.supervised import Adversarial, Regression
-from pdm.degradations import (
-    SIGMA,
-    TILT_BOUND,
-    add_noise,
-    gaussian_kernels,
-    motion_kernels,
-    random_kernels,
-    tilt_fields,
-    to_model_range,
-)
-from pdm.operators import blur, turbulence
 from pdm.priors import PRIORS, best_precision, load_prior, prior_card, save_prior
 from pdm.schedule import Velocity
-from pdm.training import Batch, Recipe, Start, train, velocity_of
+from pdm.training import Recipe, Start, train, velocity_of
 from pdm.unet import UNetConfig
 
 __all__ = [
     "CHECKPOINTS",
     "RECIPES",
+    "at_hand",
     "image_set",
     "is_trained",
     "network",
     "start_from",
+    "test_set",
     "train_prior",
 ]
 
 CHECKPOINTS = Path(__file__).resolve().parents[2] / "data" / "cache" / "training"
-HELD_OUT = 16  # every sixteenth photograph of photos.zip is held out from training
-
-
-def _generated(make: Callable[[int, Generator], Tensor]) -> Callable[[str], Callable[[int, Generator], Batch]]:
-    """Data made on the fly; train and test differ by their seed alone, for the generator does not repeat itself."""
-    return lambda split: lambda n, generator: (make(n, generator), None)
-
-
-def _kernels(n: int, generator: Generator) -> Tensor:
-    return to_model_range(random_kernels(n, 32, generator))
-
-
-def _tilts(n: int, generator: Generator) -> Tensor:
-    return tilt_fields(n, 64, generator) / TILT_BOUND
-
-
-def _pictures(split: str) -> list[Tensor]:
-    pictures = datasets.training_pictures()
-    return [p for i, p in enumerate(pictures) if (i % HELD_OUT == 0) == (split == "test")]
-
-
-def _images(split: str) -> Callable[[int, Generator], Batch]:
-    """Faces, cats and crops of photographs in equal shares, flipped half the time."""
-    faces, cats = (datasets.load(name, split).pixels for name in ("faces", "cats"))
-    pictures = _pictures(split)
-
-    def draw(n: int, generator: Generator) -> Batch:
-        labels = torch.randint(3, (n,), generator=generator)
-        x0 = torch.empty(n, 3, 64, 64)
-        for label, pixels in ((0, faces), (1, cats), (2, pictures)):
-            count = int((labels == label).sum())
-            if count and isinstance(pixels, list):
-                x0[labels == label] = datasets.random_crops(pixels, count, 64, generator)
-            elif count:
-                chosen = torch.randint(len(pixels), (count,), generator=generator)
-                x0[labels == label] = pixels[chosen].float() / 127.5 - 1
-        flip = torch.rand(n, generator=generator) < 0.5
-        return torch.where(flip[:, None, None, None], x0.flip(-1), x0), labels
-
-    return draw
-
-
-def _digits(split: str) -> Callable[[int, Generator], Batch]:
-    digits = datasets.load("digits", split)
-    labels = torch.tensor(digits.labels)
-
-    def draw(n: int, generator: Generator) -> Batch:
-        chosen = torch.randint(len(digits), (n,), generator=generator)
-        return digits.pixels[chosen].float() / 127.5 - 1, labels[chosen]
-
-    return draw
-
-
-def _random_blur(x0: Tensor, generator: Generator) -> Tensor:
-    """Half motion, half Gaussian kernels, and noise of 0.02: what the supervised networks of the paper have seen."""
-    n = len(x0)
-    motion = motion_kernels(n, 32, 0.2 + 0.8 * torch.rand(n, generator=generator), generator)
-    gaussian = gaussian_kernels(n, 32, 0.05 + 2.45 * torch.rand(n, generator=generator))
-    chosen = torch.rand(n, 1, 1, 1, generator=generator) < 0.5
-    return add_noise(blur(x0, torch.where(chosen, motion, gaussian)), SIGMA, generator)
-
-
-def _random_turbulence(x0: Tensor, generator: Generator) -> Tensor:
-    """One frame through turbulent air, as `pdm.turbulence` makes them but for a blur of any strength around its own."""
-    n = len(x0)
-    kernels = gaussian_kernels(n, 32, 0.3 + 0.7 * torch.rand(n, generator=generator))
-    return add_noise(turbulence(x0, kernels, tilt_fields(n, 64, generator)), SIGMA, generator)
 
 
 def network(size: int, width: int, channels: int, **others) -> UNetConfig:
@@ -124,7 +48,7 @@ RESEARCH = "research use: the photographs are for non-commercial research, the c
 RECIPES = {
     "kernel": Recipe(
         network(32, 32, 1),
-        _generated(_kernels),
+        training_data.generated(training_data.kernels),
         images=1_150_000,
         velocity=Velocity(-0.98, 0.14),
         batch=64,
@@ -134,7 +58,7 @@ RECIPES = {
     ),
     "image": Recipe(
         network(64, 48, 3, num_classes=4),
-        _images,
+        training_data.images,
         images=950_000,
         velocity=Velocity(-0.11, 0.49),
         time_power=2.0,  # with uniform steps what it predicts at little noise, and so the texture, stays coarse
@@ -144,7 +68,7 @@ RECIPES = {
     ),
     "tilt": Recipe(
         network(64, 24, 2, channel_mult=(1, 2, 2)),
-        _generated(_tilts),
+        training_data.generated(training_data.tilts),
         images=490_000,
         velocity=Velocity(0.0, 0.25),
         sets="generated: pdm.degradations.tilt_fields, 64x64",
@@ -152,7 +76,7 @@ RECIPES = {
     ),
     "digits": Recipe(
         network(32, 32, 1, num_classes=11, channel_mult=(1, 2, 2)),
-        _digits,
+        training_data.digits,
         images=100_000,
         velocity=Velocity(-0.8, 0.53),
         rate=1e-3,
@@ -164,7 +88,7 @@ RECIPES = {
 } | {
     f"{task}_{name}": Recipe(
         network(64, 32, 3),
-        _images,
+        training_data.images,
         images=60_000,
         batch=16,
         rate=rate,
@@ -174,8 +98,8 @@ RECIPES = {
         terms=RESEARCH,
     )
     for task, degrade, how in (
-        ("deblur", _random_blur, "blurred half by motion kernels, half by Gaussian ones"),
-        ("turbulence", _random_turbulence, "tilted and blurred by Gaussian kernels of 0.3 to 1 pixel"),
+        ("deblur", training_data.random_blur, "blurred half by motion kernels, half by Gaussian ones"),
+        ("turbulence", training_data.random_turbulence, "tilted and blurred by Gaussian kernels of 0.3 to 1 pixel"),
     )
     for name, objective, rate in (("regression", Regression, 4e-4), ("adversarial", Adversarial, 2e-4))
 }
@@ -191,11 +115,35 @@ def image_set(domain: str, split: str, n: int, seed: int = 0) -> Tensor:
     if domain not in ("faces", "cats", "photos", "wheels") or split not in ("train", "test") or n < 1:
         raise ValueError(f"domain {domain!r}, split {split!r}, n {n}; wanted faces, cats, photos or wheels, n >= 1")
     if domain == "photos":
-        return datasets.random_crops(_pictures(split), n, 64, Generator().manual_seed(seed))
+        return datasets.random_crops(training_data.pictures_of(split), n, 64, Generator().manual_seed(seed))
     if domain == "wheels" and split == "train":
         raise ValueError("domain 'wheels' has no split 'train'; its photographs are for testing alone")
     images = datasets.photos().images if domain == "wheels" else datasets.load(domain, split).images
     return images[torch.linspace(0, len(images) - 1, min(n, len(images))).long()]
+
+
+def test_set(domain: str, n: int) -> tuple[Tensor, tuple[str, ...]]:
+    """The images that a table's rows of a domain are measured on, N 3 64 64 in [-1, 1], and their names.
+
+    "faces" and "cats" are held-out images of those sets, "photos" the wheels' crops, which are named for the picture
+    that they are of; N at most `n`, spread evenly over the set. Raises: as `image_set`.
+    """
+    name = {"photos": "wheels"}.get(domain, domain)
+    images = image_set(name, "test", n)
+    names = (datasets.photos() if name == "wheels" else datasets.load(name, "test")).names
+    return images, tuple(names[i] for i in torch.linspace(0, len(names) - 1, len(images)).long().tolist())
+
+
+def at_hand(domains: Sequence[str]) -> list[str]:
+    """Those of the domains of `test_set` whose images are on this machine."""
+    found = []
+    for domain in domains:
+        try:
+            test_set(domain, 1)
+        except datasets.NotAtHand:
+            continue
+        found.append(domain)
+    return found
 
 
 def is_trained(name: str, folder: str | Path = PRIORS) -> bool:
