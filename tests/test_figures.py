@@ -46,6 +46,7 @@ def test_curves_bands_and_fields_hold_their_numbers():
     axis = figures.bands(table).axes[0]
     assert [text.get_text() for text in axis.get_legend().get_texts()] == ["faces, train", "faces, test"]
     fields = tilt_fields(5, 16, torch.Generator().manual_seed(0))
-    figure = figures.fields(fields, columns=4)
+    figure = figures.fields(fields, columns=4, titles=["a", "b"])
+    assert [axis.get_title() for axis in figure.axes[:3]] == ["a", "b", ""]
     torch.testing.assert_close(torch.as_tensor(shown(figure)[4]), fields[4].norm(dim=0))
     assert plt.get_fignums() == []

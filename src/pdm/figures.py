@@ -100,17 +100,23 @@ def bands(table: pd.DataFrame) -> Figure:
     return figure
 
 
-def fields(tilts: Tensor, columns: int = 4, every: int = 4) -> Figure:
-    """Tilt fields N 2 H W in pixels, as arrows, one for `every` pixels, over the length of the displacement."""
+def fields(tilts: Tensor, columns: int = 4, titles: Sequence[str] = (), every: int = 4) -> Figure:
+    """Tilt fields N 2 H W in pixels: an arrow for `every` pixels, `every` times as long as the displacement, over its
+    length, white for none to dark for 2.5 pixels.
+    """
     rows = -(-len(tilts) // columns)
-    figure, axes = plt.subplots(rows, columns, figsize=(2 * columns, 2 * rows), dpi=DPI, squeeze=False)
+    figure, axes = plt.subplots(
+        rows, columns, figsize=(2 * columns + 0.8, 2.2 * rows), dpi=DPI, squeeze=False, layout="constrained"
+    )
     for axis in axes.flat:
         axis.axis("off")
+    for axis, title in zip(axes.flat, titles, strict=False):
+        axis.set_title(title, fontsize=9)
     for axis, tilt in zip(axes.flat, tilts.cpu(), strict=False):
-        axis.imshow(tilt.norm(dim=0).numpy(), cmap="Blues", vmin=0, vmax=2.5)
+        shown = axis.imshow(tilt.norm(dim=0).numpy(), cmap="Blues", vmin=0, vmax=2.5)
         size = range(0, tilt.shape[-1], every)
         across, down = tilt[:, ::every, ::every].numpy()
         axis.quiver(size, size, across, down, angles="xy", scale_units="xy", scale=1 / every, width=0.006)
-    figure.subplots_adjust(0, 0, 1, 1, 0.04, 0.04)
+    figure.colorbar(shown, ax=axes, shrink=0.8, label="displacement, pixels")
     plt.close(figure)
     return figure
