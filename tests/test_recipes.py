@@ -185,7 +185,7 @@ def test_what_a_table_is_measured_on_has_the_names_of_its_pictures(tmp_path, mon
     assert len(names) == 16 and torch.equal(images[4], every.images[every.names.index(names[4])])
     assert len({name.split("_")[0] for name in names}) > 4
     assert recipes.at_hand(["faces", "photos", "cats"]) == ["photos"]
-    with pytest.raises(ValueError, match="wanted faces, cats, photos or wheels"):
+    with pytest.raises(ValueError, match="domain 'dogs', n 1; wanted faces, cats or photos"):
         recipes.at_hand(["dogs"])
 
 

@@ -53,15 +53,15 @@ def methods(experiment: Experiment, steps: int = 1000, batch: int = 4) -> list[M
     say their variance, which both take.
     """
     step = experiment.step
-    paper = {"steps": steps, "image_step": step, "kernel_step": step, "constant": True, "constraint": "simplex"}
-    release = {"steps": steps, "image_step": 1.0, "kernel_step": 1.0, "fade": 0}
+    both = {"steps": steps, "variance": "learned"}
+    paper = both | {"image_step": step, "kernel_step": step, "constant": True, "constraint": "simplex"}
+    release = both | {"image_step": 1.0, "kernel_step": 1.0, "fade": 0}
     if experiment.degradation == "turbulence":
         function, priors = turbulence.blind, ("image", "kernel", "tilt")
         paper, release = paper | {"tilt_step": step}, release | {"tilt_step": 1.0}
     else:
         function, priors = restoration.blind_dps, ("image", "kernel")
         paper |= {"penalty": experiment.penalty, "weight": experiment.weight}
-    paper, release = paper | {"variance": "learned"}, release | {"variance": "learned"}
     found = [Method("blurred", restoration.blurred)]
     found += [Method("blind_dps", function, paper, priors, batch)]
     return [*found, Method("blind_dps_release", function, release, priors, batch)]

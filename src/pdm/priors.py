@@ -174,8 +174,9 @@ class EmpiricalPrior:
         _check_weights(self.weights, self.points)
 
     def log_posterior(self, x: Tensor, t: int) -> Tensor:
-        """log p(point | x_t), by Bayes: B K; where the posterior underflows finite and
-        with finite gradients, unless the point has no weight."""
+        """log p(point | x_t), by Bayes: B K; of a point that has a weight finite, and with finite gradients, even
+        where its posterior underflows.
+        """
         if x.shape[1:] != self.points.shape[1:]:
             raise ValueError(f"samples have the shape {tuple(x.shape[1:])}; wanted {tuple(self.points.shape[1:])}")
         alpha_bar = self.schedule.alpha_bar_at(t, x).to(x.dtype)

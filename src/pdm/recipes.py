@@ -118,20 +118,26 @@ def image_set(domain: str, split: str, n: int, seed: int = 0) -> Tensor:
         return datasets.random_crops(training_data.pictures_of(split), n, 64, Generator().manual_seed(seed))
     if domain == "wheels" and split == "train":
         raise ValueError("domain 'wheels' has no split 'train'; its photographs are for testing alone")
-    images = datasets.photos().images if domain == "wheels" else datasets.load(domain, split).images
-    return images[torch.linspace(0, len(images) - 1, min(n, len(images))).long()]
+    return _spread(domain, split, n)[0]
 
 
 def test_set(domain: str, n: int) -> tuple[Tensor, tuple[str, ...]]:
     """The images that a table's rows of a domain are measured on, N 3 64 64 in [-1, 1], and their names.
 
     "faces" and "cats" are held-out images of those sets, "photos" the wheels' crops, which are named for the picture
-    that they are of; N at most `n`, spread evenly over the set. Raises: as `image_set`.
+    that they are of; N at most `n`, spread evenly over the set.
+    Raises: ValueError for another domain, datasets.NotAtHand where a set is not on this machine.
     """
-    name = {"photos": "wheels"}.get(domain, domain)
-    images = image_set(name, "test", n)
-    names = (datasets.photos() if name == "wheels" else datasets.load(name, "test")).names
-    return images, tuple(names[i] for i in torch.linspace(0, len(names) - 1, len(images)).long().tolist())
+    if domain not in ("faces", "cats", "photos") or n < 1:
+        raise ValueError(f"domain {domain!r}, n {n}; wanted faces, cats or photos, n >= 1")
+    return _spread(domain, "test", n)
+
+
+def _spread(name: str, split: str, n: int) -> tuple[Tensor, tuple[str, ...]]:
+    """At most `n` images of a set, spread evenly over it, and their names."""
+    found = datasets.load({"wheels": "photos"}.get(name, name), split)
+    chosen = torch.linspace(0, len(found) - 1, min(n, len(found))).long()
+    return found.images[chosen], tuple(found.names[i] for i in chosen.tolist())
 
 
 def at_hand(domains: Sequence[str]) -> list[str]:
