@@ -24,10 +24,11 @@ help:
 	@echo 'SCALE=smoke|pocket|bench|paper   (now $(SCALE))'
 	@echo 'NOTEBOOKS="00_quickstart 01_theory"   (default: all)'
 	@echo 'EXECUTOR=...   passed on to the notebooks'
+	@echo 'GO_ON=1   take what results/SCALE/records holds in place of computing it'
 	@echo 'PYTHON=python3.12   the Python that .venv is made from, 3.10 or later   (now $(PYTHON))'
 
 reproduce: .venv/.stamp
-	$(VENV_PYTHON) -m pdm.reproduce --scale "$(SCALE)" $(NOTEBOOKS)
+	$(VENV_PYTHON) -m pdm.reproduce --scale "$(SCALE)" $(if $(GO_ON),--go-on) $(NOTEBOOKS)
 
 test: .venv/.stamp
 	$(VENV_PYTHON) -m ruff check .

@@ -1,6 +1,7 @@
 """Tables: every case a row, whatever happens to it; interrupted and resumed the same; the same over an executor."""
 
 import math
+import shutil
 from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
@@ -62,11 +63,11 @@ def test_a_row_holds_what_the_metrics_say(cases):
 
 
 def test_divergence_is_a_residual_above_three_times_the_noise(cases):
-    result = benchmark.run([Method("oracle", oracle), Method("lost", lost)], cases, "smoke")
+    result = benchmark.recorded([Method("oracle", oracle), Method("lost", lost)], cases, "smoke")
     assert [row["diverged"] for row in result["oracle"]["rows"]] == [False] * 5
     assert [row["residual_ratio"] for row in result["oracle"]["rows"]] == pytest.approx([1] * 5, abs=0.1)
     assert [row["diverged"] for row in result["lost"]["rows"]] == [True] * 5
-    assert aggregate(result, cases.truth, distances=False).diverged.tolist() == [0, 5]
+    assert aggregate(result).diverged.tolist() == [0, 5]
 
 
 def test_the_residual_is_held_against_the_noise_and_boundary_of_the_cases(cases):
@@ -78,12 +79,12 @@ def test_the_residual_is_held_against_the_noise_and_boundary_of_the_cases(cases)
 
 def test_what_fails_is_a_row_and_spoils_no_other(cases):
     methods = [Method("oracle", oracle, {"raises_at": "b", "shift": 0.02}), Method("half", half_nan)]
-    result = benchmark.run(methods, cases, "smoke")
+    result = benchmark.recorded(methods, cases, "smoke")
     rows = result["oracle"]["rows"]
     assert [row["diverged"] for row in rows] == [False, True, False, False, False]
     assert math.isnan(rows[1]["psnr"]) and rows[2]["psnr"] > 20
     assert [row["diverged"] for row in result["half"]["rows"]] == [True, False, False, False, False]
-    table = aggregate(result, cases.truth, distances=False).set_index("method")
+    table = aggregate(result).set_index("method")
     assert (table.loc["oracle", "n"], table.loc["oracle", "diverged"]) == (5, 1)
     assert table.loc["oracle", "psnr"] == pytest.approx(np.nanmean([row["psnr"] for row in rows]))
 
@@ -106,7 +107,11 @@ def test_interrupted_it_goes_on_where_it_stopped(cases, monkeypatch):
     stops = Method(
         "oracle", lambda cases, shift: oracle(cases, shift) if "e" not in cases.names else 1 / 0, {"shift": 0.02}
     )
-    monkeypatch.setattr(Method, "key", lambda self, part, key=Method.key: key(self, part) | {"function": self.name})
+    monkeypatch.setattr(
+        Method,
+        "key",
+        lambda self, part, key=Method.key: key(self, part) | dict.fromkeys(("name", "function"), self.name),
+    )
     with pytest.raises(ZeroDivisionError):
         benchmark.run([Method(stops.name, stops.restore, stops.settings, batch=2)], cases, "smoke")
     resumed = benchmark.run(methods, cases, "smoke")
@@ -128,24 +133,34 @@ def test_another_setting_seed_or_image_is_another_part(cases):
     assert "image" in Method("oracle", oracle, {}, ("image",)).key(cases)
 
 
+def test_one_method_under_two_names_is_restored_once(cases):
+    methods = [Method("first", oracle), Method("second", oracle, batch=5)]
+    with ThreadPoolExecutor(2) as pool:
+        found = benchmark.run(methods, cases, "smoke", pool)
+    assert len(CALLS) == 1 and torch.equal(found["first"]["image"], found["second"]["image"])
+    assert aggregate(benchmark.recorded(methods, cases, "smoke")).method.tolist() == ["first", "second"]
+    assert len(list((benchmark.reproduce.results_dir("smoke") / "records").iterdir())) == 1
+
+
 def test_over_an_executor_the_table_is_the_same(cases):
     methods = [Method("oracle", oracle, {"shift": 0.02}, batch=2), Method("blurred", blurred, batch=2)]
     with ThreadPoolExecutor(2) as pool:
-        over = benchmark.run(methods, cases, "smoke", pool)
+        benchmark.run(methods, cases, "smoke", pool)
     assert sorted(CALLS) == [("a", "b"), ("c", "d"), ("e",)]
-    serial = benchmark.run(methods, cases, "pocket")
     columns = ["method", "n", "psnr", "ssim", "lpips", "mnc", "diverged"]
-    one, other = (aggregate(found, cases.truth, distances=False)[columns] for found in (over, serial))
-    assert one.equals(other)
+    over, serial = (aggregate(benchmark.recorded(methods, cases, scale))[columns] for scale in ("smoke", "pocket"))
+    assert over.equals(serial) and len(CALLS) == 6
 
 
 def test_distances_are_of_all_images_of_a_method(cases, monkeypatch):
     monkeypatch.setattr(distributions, "features", lambda images: images.flatten(1)[:, :4].double())
     eight = blurred_cases(cases.truth[[0, 1, 2, 3, 4, 0, 1, 2]], cases.kernels[[0, 1, 2, 3, 4, 0, 1, 2]], range(8))
-    result = benchmark.run([Method("oracle", oracle), Method("lost", lost)], eight, "smoke")
-    table = aggregate(result, eight.truth).set_index("method")
-    assert table.loc["oracle", "fd_vgg"] == pytest.approx(0, abs=1e-6) and table.loc["lost", "fd_vgg"] > 0.1
-    assert "fd_vgg" not in aggregate(result, eight.truth, distances=False)
+    methods = [Method("oracle", oracle), Method("lost", lost), Method("half", half_nan)]
+    table = aggregate(benchmark.recorded(methods, eight, "smoke")).set_index("method")
+    assert table.loc[["oracle", "half"], ["fd_vgg", "kid"]].abs().max(axis=None) < 1e-6  # of half, the other seven
+    assert table.loc["lost", "fd_vgg"] > 0.1
+    few = aggregate(benchmark.recorded(methods, eight[:7], "smoke"))
+    assert few[["fd_vgg", "kid"]].isna().all(axis=None)
 
 
 def test_the_bootstrap_covers_the_mean_as_often_as_it_says():
@@ -171,26 +186,39 @@ def test_an_interval_over_crops_of_few_pictures_is_as_wide_as_the_pictures_diffe
 def test_crops_of_one_photograph_are_drawn_together(cases):
     names = ["cat_0_0_64", "cat_0_64_64", "dog_0_0_64", "Ann_Lee_0001", "Ann_Lee_0002"]
     renamed = blurred_cases(cases.truth, cases.kernels, cases.seeds, names)
-    row = aggregate(benchmark.run([Method("blurred", blurred)], renamed, "smoke"), renamed.truth, distances=False)
+    row = aggregate(benchmark.recorded([Method("blurred", blurred)], renamed, "smoke"))
     values = metrics.psnr(renamed.measurement, renamed.truth).numpy()
     wanted = bootstrap(values, groups=["cat", "cat", "dog", "Ann_Lee_0001", "Ann_Lee_0002"])
     assert (row.psnr_lo.item(), row.psnr_hi.item()) == pytest.approx(wanted)
 
 
-def test_a_method_of_the_first_images_is_held_against_their_truths(cases, monkeypatch):
-    monkeypatch.setattr(distributions, "features", lambda images: images.flatten(1)[:, :4].double())
-    many = [0, 1, 2, 3, 4] * 2
-    ten = blurred_cases(
-        cases.truth[many] + torch.linspace(0, 0.1, 10).view(-1, 1, 1, 1), cases.kernels[many], range(10)
-    )
-    result = benchmark.run([Method("first", oracle)], ten[:8], "smoke")
-    result |= benchmark.run([Method("all", oracle)], ten, "smoke")
-    result["few"] = {"rows": result["first"]["rows"][:5], "image": result["first"]["image"][:5]}
-    table = aggregate(result, ten.truth).set_index("method")
-    assert table.loc[["first", "all"], ["fd_vgg", "kid"]].abs().max(axis=None) < 1e-6
-    assert table.loc["few", ["fd_vgg", "kid"]].isna().all()
-    with pytest.raises(ValueError, match="all have more images than the 8 true ones"):
-        aggregate(result, ten.truth[:8])
+def test_records_are_taken_up_where_that_is_asked_for_and_no_pictures_with_them(cases, folder, monkeypatch):
+    methods = [Method("oracle", oracle, {"shift": 0.02}, batch=2), Method("lost", lost)]
+    first = aggregate(benchmark.recorded(methods, cases, "smoke"))
+    written = sorted((folder / "smoke" / "records").iterdir())
+    assert [path.name.split("-")[0] for path in written] == ["lost", "oracle"] and len(CALLS) == 3
+    assert all(path.stat().st_size < 10_000 for path in written)
+    shutil.rmtree(folder / "smoke" / "parts")
+    again = aggregate(benchmark.recorded(methods, cases, "smoke"))  # not asked for: computed anew
+    assert len(CALLS) == 6 and again.drop(columns="seconds_per_image").equals(first.drop(columns="seconds_per_image"))
+    shutil.rmtree(folder / "smoke" / "parts")
+    monkeypatch.setenv("PDM_GO_ON", "1")
+    assert aggregate(benchmark.recorded(methods, cases, "smoke")).equals(again) and len(CALLS) == 6
+    assert not (folder / "smoke" / "parts").exists()
+    benchmark.recorded([Method("oracle", oracle, {"shift": 0.03})], cases, "smoke")
+    assert CALLS[6:] == [tuple("abcde")]  # another setting has no record
+
+
+def test_pictures_are_of_the_batches_that_hold_them_alone(cases):
+    methods = [Method("oracle", oracle, {"shift": 0.02}, batch=2), Method("blurred", blurred)]
+    found = benchmark.pictures(methods, cases, [3, 0], "smoke")
+    assert CALLS == [("c", "d"), ("a", "b")]
+    assert torch.equal(found["oracle"]["image"], cases.truth[[3, 0]] + 0.02)
+    assert [row["image"] for row in found["oracle"]["rows"]] == ["d", "a"] and found["blurred"]["kernel"] is None
+    whole = benchmark.run(methods, cases, "smoke")
+    assert CALLS[2:] == [("e",)] and torch.equal(whole["oracle"]["kernel"][[3, 0]], found["oracle"]["kernel"])
+    with pytest.raises(IndexError):
+        benchmark.pictures(methods, cases, [5], "smoke")
 
 
 def test_without_noise_nothing_diverges(cases):
@@ -200,7 +228,11 @@ def test_without_noise_nothing_diverges(cases):
 
 
 def test_of_batches_elsewhere_those_that_do_not_fail_are_kept(cases, monkeypatch):
-    monkeypatch.setattr(Method, "key", lambda self, part, key=Method.key: key(self, part) | {"function": self.name})
+    monkeypatch.setattr(
+        Method,
+        "key",
+        lambda self, part, key=Method.key: key(self, part) | dict.fromkeys(("name", "function"), self.name),
+    )
     bad = Method("oracle", lambda cases: oracle(cases) if "a" not in cases.names else 1 / 0, batch=1)
     with ThreadPoolExecutor(1) as pool, pytest.raises(ZeroDivisionError):
         benchmark.run([bad], cases, "smoke", pool)

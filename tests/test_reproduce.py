@@ -1,7 +1,9 @@
 """The notebook runner, on notebooks of one or two cells."""
 
 import json
+import os
 import re
+import shutil
 import subprocess
 
 import nbformat
@@ -91,6 +93,22 @@ def test_a_success_removes_the_failed_copy_and_an_interrupt_keeps_the_last_succe
     assert left == {"00_a.ipynb": "whole", "00_a.failed.ipynb": "half"}
 
 
+def test_the_kernels_are_told_whether_to_take_records(folders, monkeypatch):
+    import papermill
+
+    make_notebook(folders[0] / "00_a.ipynb", PARAMETERS)
+    told = []
+
+    def execute(source, target, **_):
+        told.append(os.environ.get("PDM_GO_ON"))
+        open(target.format(), "w").close()
+
+    monkeypatch.setattr(papermill, "execute_notebook", execute)
+    monkeypatch.setenv("PDM_GO_ON", "")
+    assert run(folders) == 0 and run(folders, "--go-on") == 0
+    assert told == ["", "1"]
+
+
 def test_notebooks_are_selected_in_the_order_of_their_numbers(tmp_path):
     for name in ("10_last", "00_first", "02_middle", "scratch"):
         (tmp_path / f"{name}.ipynb").touch()
@@ -173,6 +191,27 @@ def test_a_part_that_is_finished_is_not_computed_again(tmp_path, monkeypatch):
     assert reproduce.finished("smoke", key, lambda: compute(4.5))["rows"][0]["psnr"] == 4.5
     with pytest.raises(ValueError, match="has no name"):
         reproduce.finished("smoke", {"seed": 3}, lambda: compute(0))
+
+
+def test_a_record_is_taken_up_where_the_environment_says_so(tmp_path, monkeypatch):
+    monkeypatch.setenv("PDM_RESULTS", str(tmp_path))
+    key = {"name": "deblurring", "seed": 3}
+    assert reproduce.recorded("smoke", key, lambda: {"psnr": 0.1 + 0.2, "mnc": None}) == {
+        "psnr": 0.1 + 0.2,
+        "mnc": None,
+    }
+    assert reproduce.recorded("smoke", key, lambda: 1 / 0) == {"psnr": 0.1 + 0.2, "mnc": None}  # the part is there
+    shutil.rmtree(tmp_path / "smoke" / "parts")
+    assert reproduce.recorded("smoke", key, lambda: {"psnr": 2.5}) == {"psnr": 2.5}
+    shutil.rmtree(tmp_path / "smoke" / "parts")
+    monkeypatch.setenv("PDM_GO_ON", "1")
+    assert reproduce.is_recorded("smoke", key) and not reproduce.is_recorded("smoke", key | {"seed": 4})
+    assert reproduce.recorded("smoke", key, lambda: 1 / 0) == {"psnr": 2.5}
+    (record,) = (tmp_path / "smoke" / "records").iterdir()
+    assert json.loads(record.read_text())["key"] == key
+    record.write_text(record.read_text()[:30])  # cut short: it is computed again
+    assert reproduce.recorded("smoke", key, lambda: {"psnr": 3.5}) == {"psnr": 3.5}
+    assert reproduce.recorded("smoke", key, lambda: 1 / 0) == {"psnr": 3.5}
 
 
 def test_a_part_that_fails_or_dies_leaves_nothing(tmp_path, monkeypatch):

@@ -7,6 +7,7 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Executor, as_completed
 from dataclasses import dataclass, field
+from functools import partial
 
 import numpy as np
 import pandas as pd
@@ -20,13 +21,14 @@ from pdm.experiments import has_diverged, residual_ratio, score
 from pdm.priors import best_device, precision_for, prior_card
 from pdm.restoration import Cases, Estimate, explained
 
-__all__ = ["COLUMNS", "METRICS", "Method", "aggregate", "bootstrap", "restore", "run"]
+__all__ = ["COLUMNS", "METRICS", "Method", "aggregate", "bootstrap", "pictures", "recorded", "restore", "run"]
 
-COLUMNS = (  # of a table of methods, in their order; `reproduce.write_table` keeps the last two beside the CSV
+COLUMNS = (  # of a table of methods, in their order; `reproduce.write_table` keeps the last three beside the CSV
     "dataset degradation method n psnr psnr_lo psnr_hi ssim lpips lpips_lo lpips_hi fd_vgg kid kernel_mse mnc "
-    "diverged seconds_per_image steps scale seeds commits"
+    "diverged seconds_per_image steps scale seeds commits machines"
 ).split()
 METRICS = ("psnr", "ssim", "lpips", "kernel_mse", "mnc", "tilt_epe")
+DISTANCES = ("fd_vgg", "kid")
 ESTIMATES = ("image", "kernel", "tilt")
 
 
@@ -50,15 +52,15 @@ class Method:
             raise ValueError(f"method {self.name!r} in batches of {self.batch}; wanted a name without /, 1 or more")
 
     def key(self, cases: Cases) -> dict:
-        """All that the result depends on but the code, for `reproduce.finished`."""
+        """All that the result depends on but the code, for `reproduce.finished`; what a table calls it is no part."""
         cards = {name: prior_card(name) for name in self.priors}
         weights = {name: [card["sha256"], str(precision_for(card, best_device()))] for name, card in cards.items()}
         names = ("truth", "measurement", "kernels") + ("tilts",) * (cases.tilts is not None)
         data = {n: reproduce.digest(getattr(cases, n)) for n in names}
         made = {} if (cases.sigma, cases.boundary) == (SIGMA, "reflect") else {"made": [cases.sigma, cases.boundary]}
-        function = f"{self.restore.__module__}.{self.restore.__qualname__}"
+        function = {"name": self.restore.__name__, "function": f"{self.restore.__module__}.{self.restore.__qualname__}"}
         settings = {"settings": dict(self.settings), "seeds": list(cases.seeds), "names": list(cases.names)}
-        return {"name": self.name, "function": function} | settings | weights | data | made
+        return function | settings | weights | data | made
 
 
 def restore(method: Method, cases: Cases) -> dict:
@@ -73,7 +75,9 @@ def restore(method: Method, cases: Cases) -> dict:
     begin = time.perf_counter()
     estimate = _attempt(method, cases.to(device)).to("cpu")
     seconds = (time.perf_counter() - begin) / len(cases)
-    origin = {"seconds": seconds, "commit": provenance.running()}
+    machine = provenance.machine()
+    origin = {"commit": provenance.running(), "machine": (machine["gpus"] or [machine["processor"]])[0]}
+    origin["seconds"] = seconds
     rows = [_row(method, cases[i : i + 1], _one(estimate, i)) | origin for i in range(len(cases))]
     return {"rows": rows} | {name: getattr(estimate, name) for name in ESTIMATES}
 
@@ -92,7 +96,6 @@ def _row(method: Method, case: Cases, estimate: Estimate) -> dict:
     row = {
         "image": case.names[0],
         "seed": case.seeds[0],
-        "method": method.name,
         **dict.fromkeys(METRICS, math.nan),
         "residual_ratio": math.nan,
     }
@@ -100,7 +103,8 @@ def _row(method: Method, case: Cases, estimate: Estimate) -> dict:
     if not all(v.isfinite().all() for v in (estimate.image, estimate.kernel, estimate.tilt) if v is not None):
         return row
     true_kernel = None if estimate.kernel is None else case.kernels
-    row |= score(method.name, case.names, estimate.image, case.truth, estimate.kernel, true_kernel).iloc[0].to_dict()
+    scored = score(method.name, case.names, estimate.image, case.truth, estimate.kernel, true_kernel)
+    row |= scored.drop(columns="method").iloc[0].to_dict()
     if estimate.tilt is not None:
         row["tilt_epe"] = metrics.end_point_error(estimate.tilt, case.tilts).item()
     found = explained(estimate, case.measurement.shape[1] // case.truth.shape[1], case.boundary)
@@ -123,7 +127,8 @@ def run(methods: Sequence[Method], cases: Cases, scale: str, executor: Executor 
         raise ValueError(f"methods are called {[m.name for m in methods]}; wanted a name each")
     units = [(m, cases[i : i + m.batch]) for m in methods for i in range(0, len(cases), m.batch)]
     keys = [method.key(part) for method, part in units]
-    left = [(unit, key) for unit, key in zip(units, keys, strict=True) if not reproduce.is_finished(scale, key)]
+    both = {str(key): (unit, key) for unit, key in zip(units, keys, strict=True)}  # one of those that are the same
+    left = [(unit, key) for unit, key in both.values() if not reproduce.is_finished(scale, key)]
     if left and executor is not None:
         _spread(left, scale, executor)
     elif left and os.environ.get("EXECUTOR"):
@@ -148,40 +153,67 @@ def _spread(left: list[tuple], scale: str, executor: Executor) -> None:
         raise failed
 
 
-def aggregate(results: Mapping[str, dict], truth: Tensor, distances: bool = True, seed: int = 0) -> pd.DataFrame:
-    """A row a method: means over all its images, the diverged ones too, and how many those are.
+def recorded(methods: Sequence[Method], cases: Cases, scale: str) -> dict[str, dict]:
+    """What `run` finds, without pictures: by method's name `rows`, a dict an image, and `fd_vgg` and `kid`.
 
-    `psnr` and `lpips` have a bootstrap interval of 95%, columns `_lo` and `_hi`. With `distances`, the Frechet distance
-    and KID between its images and their truths on features of VGG16; for few images they say little, and not of fewer
-    than 8, and a Frechet distance is larger for fewer of them. A method that leaves an image without figures has them
-    over the others; a method may have been given the first of the cases only.
-    Raises: ValueError for a method with more images than there are truths.
+    Those are the Frechet distance and KID between the images and their truths on features of VGG16, NaN for fewer than
+    8 images. Each method's are kept as `reproduce.recorded` keeps them. Raises: as `run`.
+    """
+
+    def compute(method: Method) -> dict:
+        result = run([method], cases, scale)[method.name]
+        return {"rows": result["rows"]} | _distances(result["image"], cases.truth)
+
+    keys = {method.name: method.key(cases) for method in methods}
+    if os.environ.get("EXECUTOR"):  # all at once, for its workers to share; else each is recorded as it is done
+        run([m for m in methods if not reproduce.is_recorded(scale, keys[m.name])], cases, scale)
+    return {m.name: reproduce.recorded(scale, keys[m.name], partial(compute, m)) for m in methods}
+
+
+def pictures(methods: Sequence[Method], cases: Cases, which: Sequence[int], scale: str) -> dict[str, dict]:
+    """What `run` returns, of some of the cases: from the batches that hold them, restored again if they are not kept.
+
+    Raises: as `run`, and IndexError where there is no such case.
+    """
+    found: dict[str, list[dict]] = {m.name: [] for m in methods}
+    for method in methods:
+        for i in (range(len(cases))[i] for i in which):
+            first = i - i % method.batch
+            batch = run([method], cases[first : first + method.batch], scale)[method.name]
+            one = {name: None if batch[name] is None else batch[name][i - first, None] for name in ESTIMATES}
+            found[method.name].append({"rows": [batch["rows"][i - first]]} | one)
+    return {name: _joined(parts) for name, parts in found.items()}
+
+
+def aggregate(records: Mapping[str, dict], seed: int = 0) -> pd.DataFrame:
+    """A row a method of `recorded`: means over all its images, the diverged ones too, and how many those are.
+
+    `psnr` and `lpips` have a bootstrap interval of 95%, columns `_lo` and `_hi`. A Frechet distance is larger for fewer
+    images. A method that leaves an image without figures has them over the others.
     """
     rows = []
-    reference = distributions.features(truth) if distances and len(truth) >= 8 else None
-    pictures = {name: [_picture(row["image"]) for row in result["rows"]] for name, result in results.items()}
-    if more := [name for name, of in pictures.items() if len(of) > len(truth)]:
-        raise ValueError(f"{', '.join(more)} have more images than the {len(truth)} true ones")
-    for name, result in results.items():
-        table, row = pd.DataFrame(result["rows"]), {"method": name, "n": len(result["rows"])}
+    for name, record in records.items():
+        table, row = pd.DataFrame(record["rows"]), {"method": name, "n": len(record["rows"])}
+        groups = [_picture(image) for image in table.image]
         for metric in METRICS:
             row[metric] = table[metric].mean()
             if metric in ("psnr", "lpips"):
-                row[f"{metric}_lo"], row[f"{metric}_hi"] = bootstrap(
-                    table[metric].to_numpy(), seed, groups=pictures[name]
-                )
-        if reference is not None:
-            finite = result["image"].flatten(1).isfinite().all(1)
-            pair = None
-            if finite.sum() > 1 and len(table) >= 8:
-                pair = distributions.features(result["image"][finite]), reference[: len(table)][finite]
-            row["fd_vgg"] = math.nan if pair is None else distributions.frechet_distance(*pair)
-            row["kid"] = math.nan if pair is None else distributions.kernel_distance(*pair, paired=True)
+                row[f"{metric}_lo"], row[f"{metric}_hi"] = bootstrap(table[metric].to_numpy(), seed, groups=groups)
+        row |= {distance: record[distance] for distance in DISTANCES}
         row["mnc_median"] = table.mnc.median()
         row |= {"diverged": int(table.diverged.sum()), "seconds_per_image": table.seconds.mean()}
-        row |= {"seeds": f"{table.seed.min()} to {table.seed.max()}", "commits": " ".join(sorted(set(table.commit)))}
+        row |= {"seeds": f"{table.seed.min()} to {table.seed.max()}"}
+        row |= {"commits": " ".join(sorted(set(table.commit))), "machines": ", ".join(sorted(set(table.machine)))}
         rows.append(row | {"steps": int(table.steps.iloc[0])})
     return pd.DataFrame(rows)
+
+
+def _distances(images: Tensor, truth: Tensor) -> dict[str, float]:
+    finite = images.flatten(1).isfinite().all(1)
+    if len(images) < 8 or finite.sum() < 2:
+        return dict.fromkeys(DISTANCES, math.nan)
+    pair = distributions.features(images[finite]), distributions.features(truth[finite])
+    return {"fd_vgg": distributions.frechet_distance(*pair), "kid": distributions.kernel_distance(*pair, paired=True)}
 
 
 def bootstrap(

@@ -93,9 +93,9 @@ def table(
     these = cases(experiment, photographs.images, photographs.names, seed)
     device, fids = best_device(), []
     reference = distributions.inception_features(these.truth, device=device)  # first, for it may want a download
-    results = benchmark.run(methods(experiment, steps, batch), these, scale)
-    rows = benchmark.aggregate(results, these.truth)
-    for part in results.values():
+    compared = methods(experiment, steps, batch)
+    rows = benchmark.aggregate(benchmark.recorded(compared, these, scale))
+    for part in benchmark.run(compared, these, scale).values():
         finite = part["image"].flatten(1).isfinite().all(1)
         found = distributions.inception_features(part["image"][finite], device=device) if finite.sum() > 1 else None
         fids.append(math.nan if found is None else distributions.frechet_distance(found, reference[finite]))

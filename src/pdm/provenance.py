@@ -8,7 +8,7 @@ import subprocess
 from importlib import metadata
 from pathlib import Path
 
-__all__ = ["commit", "describe", "earlier", "running"]
+__all__ = ["commit", "describe", "earlier", "machine", "running"]
 
 ROOT = Path(__file__).resolve().parents[2]  # the repository, which is installed editable
 PACKAGES = ("parallel-diffusion", "torch", "torchvision", "numpy", "scipy", "pandas", "scikit-image", "lpips", "piq")
@@ -47,20 +47,25 @@ def earlier(revision, name, folder, repository=ROOT):
 
 def describe():
     """A dict of plain values: commit, SHA-256 of the committed weights, Python, packages, machine and precision."""
-    import torch  # here, for the command line of `reproduce` should start at once
-
     from pdm.priors import PRIORS, best_device, best_precision
 
     cards = {path.stem: json.loads(path.read_text()) for path in sorted(PRIORS.glob("*.json"))}
-    devices = [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())]
     return {
         "commit": running(),
         "weights": {name: card["sha256"] for name, card in cards.items()},
         "python": platform.python_version(),
         "packages": {name: _version(name) for name in PACKAGES},
-        "machine": {"system": platform.system(), "processor": _processor(), "cores": os.cpu_count(), "gpus": devices},
+        "machine": machine(),
         "precision": str(best_precision(best_device())).removeprefix("torch."),
     }
+
+
+def machine():
+    """A dict of plain values: system, processor, its cores, and the names of its GPUs."""
+    import torch  # here, for the command line of `reproduce` should start at once
+
+    devices = [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())]
+    return {"system": platform.system(), "processor": _processor(), "cores": os.cpu_count(), "gpus": devices}
 
 
 def _git(repository, *arguments):

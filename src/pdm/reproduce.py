@@ -15,7 +15,7 @@ from pdm import provenance
 
 SCALES = ("smoke", "pocket", "bench", "paper")
 ROOT = Path(__file__).resolve().parents[2]  # the repository, which is installed editable
-BESIDE = ("commits", "seeds")  # columns of a table that go into its provenance
+BESIDE = ("commits", "seeds", "machines")  # columns of a table that go into its provenance
 
 
 def results_dir(scale, results=None):
@@ -37,7 +37,7 @@ def write_table(frame, name, scale, seed=None):
 
     Numbers keep six significant digits; the index is written only where it has a name. Where it came from is written to
     `results/SCALE/provenance/NAME.json`: `pdm.provenance.describe`, `seed`, and for each row the values of the columns
-    `commits` and `seeds`, which the CSV leaves out.
+    `commits`, `seeds` and `machines`, which the CSV leaves out.
     Raises ValueError for an unknown scale, or a name that is not a plain file name.
     """
     _write_provenance(frame, name, scale, seed)
@@ -120,11 +120,38 @@ def is_finished(scale, key):
     return _part(scale, key).is_file()
 
 
+def recorded(scale, key, compute):
+    """Return `compute()`, figures without pictures, written to `results/SCALE/records`, which may be committed.
+
+    It is kept as `finished` keeps it, too. A record is taken up in place of that only where the environment's PDM_GO_ON
+    is set (`--go-on` of the command line), so that a long series of runs goes on where an earlier commit left it, and
+    one that is to be regenerated is. The result is numbers, strings and None, in dicts with strings as keys and lists.
+    Raises as `finished`.
+    """
+    path = _kept(scale, key, "records", "json")
+    if is_recorded(scale, key):
+        with contextlib.suppress(ValueError, KeyError):
+            return json.loads(path.read_text())["result"]
+    result = finished(scale, key | {"record": True}, compute)
+    path.parent.mkdir(exist_ok=True)
+    _write(path, json.dumps({"key": key, "result": result}) + "\n")
+    return result
+
+
+def is_recorded(scale, key):
+    """Return whether `recorded` has a record to take up. Raises as `finished`."""
+    return _kept(scale, key, "records", "json").is_file() and bool(os.environ.get("PDM_GO_ON"))
+
+
 def _part(scale, key):
+    return _kept(scale, key, "parts", "pt")
+
+
+def _kept(scale, key, folder, suffix):
     if "name" not in key:
         raise ValueError(f"the key {key} has no name")
     text = json.dumps(key, sort_keys=True)
-    return results_dir(scale) / "parts" / f"{key['name']}-{hashlib.sha256(text.encode()).hexdigest()[:16]}.pt"
+    return results_dir(scale) / folder / f"{key['name']}-{hashlib.sha256(text.encode()).hexdigest()[:16]}.{suffix}"
 
 
 def digest(tensor):
@@ -188,6 +215,7 @@ def main(arguments=None):
     parser.add_argument("--seed", type=int, help="overrides the notebooks' own SEED")
     parser.add_argument("--notebooks-dir", default=ROOT / "notebooks", help="default: notebooks/")
     parser.add_argument("--results", help="default: the environment's PDM_RESULTS, else results/")
+    parser.add_argument("--go-on", action="store_true", help="take the records of results/SCALE/records, where it can")
     options = parser.parse_args(arguments)
     try:
         notebooks = select_notebooks(options.notebooks_dir, options.names)
@@ -196,6 +224,7 @@ def main(arguments=None):
         print(f"error: {error}", file=sys.stderr)
         return 2
     os.environ["PDM_RESULTS"] = str(folder.parent)  # the kernels inherit it, and write where we do
+    os.environ |= {"PDM_GO_ON": "1"} if options.go_on else {}
     parameters = {"SCALE": options.scale} | ({} if options.seed is None else {"SEED": options.seed})
     for notebook in notebooks:
         print(f"{notebook.stem} ...", flush=True)
