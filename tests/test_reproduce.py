@@ -9,6 +9,7 @@ import subprocess
 import nbformat
 import pandas as pd
 import pytest
+import torch
 
 from pdm import provenance, reproduce
 from pdm.priors import prior_card
@@ -212,6 +213,17 @@ def test_a_record_is_taken_up_where_the_environment_says_so(tmp_path, monkeypatc
     record.write_text(record.read_text()[:30])  # cut short: it is computed again
     assert reproduce.recorded("smoke", key, lambda: {"psnr": 3.5}) == {"psnr": 3.5}
     assert reproduce.recorded("smoke", key, lambda: 1 / 0) == {"psnr": 3.5}
+
+
+def test_a_digest_is_of_the_values_and_not_of_their_rounding():
+    draw = torch.Generator().manual_seed(0)
+    for tensor in (torch.rand(16, 3, 64, 64, generator=draw) * 2 - 1, torch.rand(64, 1, 32, 32, generator=draw) / 500):
+        rounded = tensor * (1 + 1e-7 * torch.randn(tensor.shape, generator=draw))
+        changed = tensor.clone()
+        changed[3, 0, 5, 7] += 0.5 * tensor.abs().max()
+        assert not torch.equal(tensor, rounded) and reproduce.digest(tensor) == reproduce.digest(rounded)
+        others = changed, 2 * tensor, tensor.flip(0), tensor[:-1], tensor.roll(1, -1)
+        assert len({reproduce.digest(other) for other in (tensor, *others)}) == 6
 
 
 def test_a_part_that_fails_or_dies_leaves_nothing(tmp_path, monkeypatch):
