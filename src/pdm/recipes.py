@@ -49,7 +49,7 @@ RECIPES = {
     "kernel": Recipe(
         network(32, 32, 1),
         training_data.generated(training_data.kernels),
-        images=2_350_000,
+        images=3_000_000,
         velocity=Velocity(-0.98, 0.14),
         batch=64,
         time_power=2.0,  # a kernel is so faint that it drowns by t = 100: what there is to learn lies at little noise
@@ -59,7 +59,7 @@ RECIPES = {
     "image": Recipe(
         network(64, 48, 3, num_classes=4),
         training_data.images,
-        images=1_200_000,
+        images=1_340_000,
         velocity=Velocity(-0.11, 0.49),
         time_power=2.0,  # with uniform steps what it predicts at little noise, and so the texture, stays coarse
         labels=("faces", "cats", "photos", "any"),
