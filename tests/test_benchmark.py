@@ -95,8 +95,10 @@ def test_another_error_is_not_hidden(cases):
 
     with pytest.raises(ValueError, match="a mistake"):
         benchmark.run([Method("wrong", wrong)], cases, "smoke")
-    with pytest.raises(ValueError, match="wanted a name each"):
-        benchmark.run([Method("same", blurred), Method("same", blurred)], cases, "smoke")
+    same = [Method("same", blurred), Method("same", lost)]
+    for function in (benchmark.run, benchmark.recorded, lambda *of: benchmark.pictures(*of[:2], [0], of[2])):
+        with pytest.raises(ValueError, match="wanted a name each"):
+            function(same, cases, "smoke")
 
 
 def test_interrupted_it_goes_on_where_it_stopped(cases, monkeypatch):

@@ -123,8 +123,7 @@ def run(methods: Sequence[Method], cases: Cases, scale: str, executor: Executor 
     without one, to the Dask scheduler that the environment's EXECUTOR names, if it does.
     Raises: ValueError for two methods of one name, and what a method raises that is no matter of numbers.
     """
-    if len({m.name for m in methods}) != len(methods):
-        raise ValueError(f"methods are called {[m.name for m in methods]}; wanted a name each")
+    _named_apart(methods)
     units = [(m, cases[i : i + m.batch]) for m in methods for i in range(0, len(cases), m.batch)]
     keys = [method.key(part) for method, part in units]
     both = {str(key): (unit, key) for unit, key in zip(units, keys, strict=True)}  # one of those that are the same
@@ -138,6 +137,11 @@ def run(methods: Sequence[Method], cases: Cases, scale: str, executor: Executor 
     for unit, key in zip(units, keys, strict=True):
         parts[unit[0].name].append(reproduce.finished(scale, key, lambda unit=unit: restore(*unit)))
     return {name: _joined(found) for name, found in parts.items()}
+
+
+def _named_apart(methods: Sequence[Method]) -> None:
+    if len({m.name for m in methods}) != len(methods):
+        raise ValueError(f"methods are called {[m.name for m in methods]}; wanted a name each")
 
 
 def _spread(left: list[tuple], scale: str, executor: Executor) -> None:
@@ -164,6 +168,7 @@ def recorded(methods: Sequence[Method], cases: Cases, scale: str) -> dict[str, d
         result = run([method], cases, scale)[method.name]
         return {"rows": result["rows"]} | _distances(result["image"], cases.truth)
 
+    _named_apart(methods)
     keys = {method.name: method.key(cases) for method in methods}
     if os.environ.get("EXECUTOR"):  # all at once, for its workers to share; else each is recorded as it is done
         run([m for m in methods if not reproduce.is_recorded(scale, keys[m.name])], cases, scale)
@@ -175,6 +180,7 @@ def pictures(methods: Sequence[Method], cases: Cases, which: Sequence[int], scal
 
     Raises: as `run`, and IndexError where there is no such case.
     """
+    _named_apart(methods)
     found: dict[str, list[dict]] = {m.name: [] for m in methods}
     for method in methods:
         for i in (range(len(cases))[i] for i in which):
