@@ -111,13 +111,46 @@ def test_near_the_clean_signal_the_approximation_is_exact_and_the_bound_is_nothi
 
     matrix = torch.stack([circular(row[None], kernels.points[:1])[0] for row in torch.eye(6, dtype=torch.float64)])
     assert norm(kernels.points[:1]).item() == pytest.approx(torch.linalg.matrix_norm(matrix, 2).item())
-    bounds = [exact.jensen_bound(x, k, t, images, kernels, norm, 6, SIGMA).item() for t in (0, 300, 900)]
+    bounds = [exact.misfit_bound(x, k, t, images, kernels, norm).item() for t in (0, 300, 900)]
     assert bounds[0] == pytest.approx(0, abs=1e-12) and bounds[1] < bounds[2]
-    gap = (
-        exact.log_likelihood(y, x, k, 900, images, kernels, table, 2.0).exp()
-        - at_means(y, x, k, 900, images, kernels, 2.0).exp()
-    ).abs()
-    assert gap.item() <= exact.jensen_bound(x, k, 900, images, kernels, norm, 6, 2.0).item()
+
+
+def halved(kernels: torch.Tensor) -> torch.Tensor:
+    return kernels / 2
+
+
+@pytest.mark.parametrize("constrain", [lambda k: k, halved])
+@pytest.mark.parametrize("t", [200, 500, 900])
+@pytest.mark.parametrize("sigma", [0.1, 0.5, 2.0])
+def test_the_jensen_gap_is_within_its_bound(t, sigma, constrain, scene):
+    images, kernels, y = scene["images"], scene["kernels"], scene["y"]
+
+    def operator(image, kernel):
+        return circular(image, constrain(kernel))
+
+    def norm(signals):
+        return torch.fft.rfft(signals).abs().amax(1)
+
+    x, k = SCHEDULE.diffuse(images.points, normal(3, 6, seed=5), t), normal(3, 6, seed=6)
+    table = exact.measurements(images.points, kernels.points, operator)
+    means = operator(images.mean(x, t), kernels.mean(k, t))
+    shares = images.posterior(x, t)[:, :, None] * kernels.posterior(k, t)[:, None]
+    misfit = (shares * (table[None] - means[:, None, None]).norm(dim=-1)).sum((1, 2))
+    bound = exact.misfit_bound(x, k, t, images, kernels, norm, constrain)
+    assert (misfit <= bound + 1e-12).all()
+    true = exact.log_likelihood(y, x, k, t, images, kernels, table, sigma).exp()
+    gap = (true - exact.log_gaussian(y, means, sigma).exp()).abs()
+    assert (gap <= exact.lipschitz_constant(6, sigma) * bound).all()
+
+
+def test_no_slope_of_a_gaussian_is_steeper_than_its_lipschitz_constant():
+    for size, sigma in ((1, 0.3), (3, 0.7)):
+        r = torch.linspace(0, 5 * sigma, 100_001, dtype=torch.float64)
+        along = torch.cat([r[:, None], torch.zeros(len(r), size - 1, dtype=torch.float64)], 1)
+        values = exact.log_gaussian(torch.zeros(size, dtype=torch.float64), along, sigma).exp()
+        steepest = (values.diff() / r.diff()).abs().max().item()
+        assert steepest == pytest.approx(exact.lipschitz_constant(size, sigma), rel=1e-6)
+    assert exact.paper_constant(1, 1.0) == pytest.approx(math.exp(-0.5) / math.sqrt(2 * math.pi))
 
 
 def test_gradients_are_finite_where_a_posterior_underflows(scene):

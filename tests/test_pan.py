@@ -36,6 +36,16 @@ def test_a_photograph_with_a_moderate_kernel_and_little_noise_is_deblurred(setti
     assert edges[0] < edges[1] < 1.2 * edges[2]  # sharper than the measurement, and not by ringing
 
 
+@pytest.mark.parametrize("settings", [pan.PAN_L0, pan.PAN_DCP])
+@pytest.mark.parametrize("contrast", [0.0, 0.02])
+def test_a_picture_without_edges_has_a_kernel_all_the_same(contrast, settings):
+    """The l0 terms leave nothing of so faint a picture, and with it no slope to find a kernel by."""
+    faint = contrast * torch.randn(1, 1, 64, 64, generator=seeded(2))
+    image, kernel = pan.deblur(faint, 31, settings)
+    assert image.isfinite().all() and kernel.min() >= 0
+    assert kernel.sum().item() == pytest.approx(1)
+
+
 def test_an_image_is_restored_when_its_kernel_is_known(scene):
     y, before = (scene["y"] + 1) / 2, metrics.psnr(scene["y"], scene["truth"]).item()
     for restored in (pan.deconvolve_l0(y, scene["kernel"], 2e-3), pan.deconvolve_tv(y, scene["kernel"], 1e-3)):

@@ -178,13 +178,17 @@ def test_image_sets_are_spread_over_their_set_and_never_of_another_split(monkeyp
             recipes.image_set(*arguments)
 
 
-def test_what_a_table_is_measured_on_has_the_names_of_its_pictures(tmp_path, monkeypatch):
+def test_what_a_table_is_measured_on_has_the_names_of_its_pictures(tmp_path, monkeypatch, capsys):
     monkeypatch.setenv("PDM_DATA", str(tmp_path))
     images, names = recipes.test_set("photos", 16)
     every = datasets.photos()
     assert len(names) == 16 and torch.equal(images[4], every.images[every.names.index(names[4])])
-    assert len({name.split("_")[0] for name in names}) > 4
+    assert len({name.split("_")[0] for name in names}) == 7  # the wheels' pictures take turns
     assert recipes.at_hand(["faces", "photos", "cats"]) == ["photos"]
+    shown = capsys.readouterr().out
+    assert "without faces: " in shown and "without cats: " in shown
+    with pytest.raises(datasets.NotAtHand):
+        recipes.at_hand(["photos", "faces"], all_wanted=True)
     with pytest.raises(ValueError, match="domain 'dogs', n 1; wanted faces, cats or photos"):
         recipes.at_hand(["dogs"])
 

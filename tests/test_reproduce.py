@@ -52,16 +52,16 @@ def test_a_run_injects_its_parameters_and_keeps_the_executed_copy(folders, monke
     assert "00_write" in capsys.readouterr().out
 
 
-def test_a_failing_cell_stops_the_run_and_shows_its_traceback(folders, capsys):
+def test_a_failing_cell_fails_the_run_shows_its_traceback_and_stops_no_other_notebook(folders, capsys):
     notebooks, results = folders
     make_notebook(notebooks / "00_good.ipynb", PARAMETERS, WRITE)
     make_notebook(notebooks / "01_bad.ipynb", PARAMETERS, "print('so far')", "mass = 0\n1 / mass")
-    make_notebook(notebooks / "02_never.ipynb", PARAMETERS)
+    make_notebook(notebooks / "02_after_it.ipynb", PARAMETERS)
     assert run(folders) == 1
     shown = capsys.readouterr().err
-    assert "01_bad failed" in shown and "1 / mass" in shown and "ZeroDivisionError" in shown
+    assert "failed: 01_bad\n" in shown and "1 / mass" in shown and "ZeroDivisionError" in shown
     written = results / "pocket" / "notebooks"
-    assert sorted(path.name for path in written.iterdir()) == ["00_good.ipynb", "01_bad.failed.ipynb"]
+    assert sorted(path.name for path in written.iterdir()) == ["00_good.ipynb", "01_bad.failed.ipynb", "02_after_it.ipynb"]
     assert "so far" in (written / "01_bad.failed.ipynb").read_text()
     assert (results / "pocket" / "tables" / "seen.txt").read_text() == "pocket 0 books"
 

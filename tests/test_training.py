@@ -253,6 +253,11 @@ def test_a_checkpoint_of_another_recipe_is_refused(change, tmp_path):
         run(replace(TOY, images=160), tmp_path / "toy.pt")
 
 
+def test_a_finished_run_whose_last_batch_went_beyond_is_taken_up_as_finished(tmp_path):
+    first, again = (run(replace(TOY, images=310), tmp_path / "toy.pt") for _ in range(2))
+    assert first["seen"] == again["seen"] == 320 and first["seconds"] == again["seconds"]
+
+
 def test_the_seed_decides_and_nothing_is_seeded_globally(tmp_path):
     state = torch.random.get_rng_state()
     weights = []

@@ -12,7 +12,15 @@ from torch import Tensor
 
 from pdm.priors import EmpiricalPrior
 
-__all__ = ["jensen_bound", "joint_posterior", "log_gaussian", "log_likelihood", "measurements"]
+__all__ = [
+    "joint_posterior",
+    "lipschitz_constant",
+    "log_gaussian",
+    "log_likelihood",
+    "measurements",
+    "misfit_bound",
+    "paper_constant",
+]
 
 Operator = Callable[[Tensor, Tensor], Tensor]
 """operator(image, kernel): B *S and B *K to B *Y"""
@@ -56,27 +64,39 @@ def joint_posterior(y: Tensor, images: EmpiricalPrior, kernels: EmpiricalPrior, 
     return (log - log.logsumexp((0, 1))).exp()
 
 
-def jensen_bound(
+def misfit_bound(
     x: Tensor,
     k: Tensor,
     t: int,
     images: EmpiricalPrior,
     kernels: EmpiricalPrior,
     norm: Callable[[Tensor], Tensor],
-    size: int,
-    sigma: float,
+    constrain: Callable[[Tensor], Tensor] = lambda k0: k0,
 ) -> Tensor:
-    """The bound of Supplement A on the Jensen gap |p(y | x_t, k_t) - p(y | x0_hat, k0_hat)|: B.
+    """E||K0|| m1_x + ||X0_hat|| m1_k, which E||K0 x0 - K0_hat x0_hat|| over p(x0 | x_t) p(k0 | k_t) cannot exceed: B.
 
-    d / sqrt(2 pi sigma^2) exp(-1 / (2 sigma^2)) (E||K0|| m1_x + ||X0_hat|| m1_k), with d = `size` the number of pixels
-    of y, m1 the mean distance of a component from its denoised estimate, and `norm`(signals) the largest singular
-    value of the convolution with each: B.
+    m1 is the mean distance of a component from its denoised estimate, for kernels after `constrain`, as the operator
+    takes them; `norm`(signals) is the largest singular value of the convolution with each: B.
+    Times a Lipschitz constant of the density of the noise it bounds the Jensen gap of Theorem 1,
+    |p(y | x_t, k_t) - p(y | x0_hat, k0_hat)|. Source: Supplement A.
     """
-    scale = size / math.sqrt(2 * math.pi * sigma**2) * math.exp(-1 / (2 * sigma**2))
 
-    def distance(prior: EmpiricalPrior, at: Tensor) -> Tensor:
-        apart = (prior.points[None] - prior.mean(at, t)[:, None]).flatten(2).norm(dim=2)  # B K
-        return (prior.posterior(at, t) * apart).sum(1)
+    def distance(points: Tensor, mean: Tensor, posterior: Tensor) -> Tensor:
+        return (posterior * (points[None] - mean[:, None]).flatten(2).norm(dim=2)).sum(1)
 
-    operator = (kernels.posterior(k, t) * norm(kernels.points)).sum(1)
-    return scale * (operator * distance(images, x) + norm(images.mean(x, t)) * distance(kernels, k))
+    taken, shares, image = constrain(kernels.points), kernels.posterior(k, t), images.mean(x, t)
+    image_term = (shares * norm(taken)).sum(1) * distance(images.points, image, images.posterior(x, t))
+    return image_term + norm(image) * distance(taken, constrain(kernels.mean(k, t)), shares)
+
+
+def paper_constant(size: int, sigma: float) -> float:
+    """What Supplement A puts before `misfit_bound`, d / sqrt(2 pi sigma^2) exp(-1 / (2 sigma^2)), d = `size` pixels."""
+    return size / math.sqrt(2 * math.pi * sigma**2) * math.exp(-1 / (2 * sigma**2))
+
+
+def lipschitz_constant(size: int, sigma: float) -> float:
+    """The steepest slope of N(r; 0, sigma^2 I) in `size` dimensions: that at |r| = sigma.
+
+    The slope at |r| is |r| / sigma^2 times the density, (2 pi sigma^2)^(-d / 2) exp(-|r|^2 / (2 sigma^2)).
+    """
+    return (2 * math.pi * sigma**2) ** (-size / 2) * math.exp(-0.5) / sigma

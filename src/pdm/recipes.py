@@ -124,12 +124,15 @@ def image_set(domain: str, split: str, n: int, seed: int = 0) -> Tensor:
 def test_set(domain: str, n: int) -> tuple[Tensor, tuple[str, ...]]:
     """The images that a table's rows of a domain are measured on, N 3 64 64 in [-1, 1], and their names.
 
-    "faces" and "cats" are held-out images of those sets, "photos" the wheels' crops, which are named for the picture
-    that they are of; N at most `n`, spread evenly over the set.
+    "faces" and "cats" are held-out images of those sets, spread evenly over them; "photos" the first of the wheels'
+    crops, named for the picture that they are of, whose seven pictures take turns. N is at most `n`.
     Raises: ValueError for another domain, datasets.NotAtHand where a set is not on this machine.
     """
     if domain not in ("faces", "cats", "photos") or n < 1:
         raise ValueError(f"domain {domain!r}, n {n}; wanted faces, cats or photos, n >= 1")
+    if domain == "photos":
+        found = datasets.photos()
+        return found.images[:n], found.names[:n]
     return _spread(domain, "test", n)
 
 
@@ -140,13 +143,19 @@ def _spread(name: str, split: str, n: int) -> tuple[Tensor, tuple[str, ...]]:
     return found.images[chosen], tuple(found.names[i] for i in chosen.tolist())
 
 
-def at_hand(domains: Sequence[str]) -> list[str]:
-    """Those of the domains of `test_set` whose images are on this machine."""
+def at_hand(domains: Sequence[str], all_wanted: bool = False) -> list[str]:
+    """Those of the domains of `test_set` whose images are on this machine; it prints which are not.
+
+    Raises: datasets.NotAtHand for one that is not, if `all_wanted`; ValueError for an unknown one.
+    """
     found = []
     for domain in domains:
         try:
             test_set(domain, 1)
-        except datasets.NotAtHand:
+        except datasets.NotAtHand as error:
+            if all_wanted:
+                raise
+            print(f"without {domain}: {error}")
             continue
         found.append(domain)
     return found

@@ -217,7 +217,10 @@ def _plain(path):
 
 
 def main(arguments=None):
-    """Run the command line and return its exit code: 0, 1 if a notebook failed, 2 for a bad argument."""
+    """Run the command line and return its exit code: 0, 1 if a notebook failed, 2 for a bad argument.
+
+    A notebook that fails does not keep the others from running.
+    """
     parser = argparse.ArgumentParser(prog="python -m pdm.reproduce", description="Run the notebooks in order.")
     parser.add_argument("names", nargs="*", metavar="NAME", help="notebooks to run, by default all of them")
     parser.add_argument("--scale", default="pocket", help=f"{', '.join(SCALES)} (default: %(default)s)")
@@ -235,15 +238,19 @@ def main(arguments=None):
     os.environ["PDM_RESULTS"] = str(folder.parent)  # the kernels inherit it, and write where we do
     os.environ |= {"PDM_GO_ON": "1"} if options.go_on else {}
     parameters = {"SCALE": options.scale} | ({} if options.seed is None else {"SEED": options.seed})
+    failed = []
     for notebook in notebooks:
         print(f"{notebook.stem} ...", flush=True)
         try:
             seconds = run_notebook(notebook, folder / "notebooks", parameters)
         except Exception as error:  # a failing cell, a kernel that died, a file that is no notebook
             print(f"{notebook.stem} failed: {type(error).__name__}: {error}", file=sys.stderr)
-            return 1
+            failed.append(notebook.stem)
+            continue
         print(f"{notebook.stem} {seconds:.1f} s", flush=True)
-    return 0
+    if failed:
+        print(f"failed: {', '.join(failed)}", file=sys.stderr)
+    return 1 if failed else 0
 
 
 if __name__ == "__main__":

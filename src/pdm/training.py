@@ -184,9 +184,10 @@ class _Run:
         kept = kept if isinstance(kept, dict) else {}
         if kept.get("made_with") != self.made_with:
             raise ValueError(
-                f"{checkpoint} is the checkpoint of another run, {kept.get('made_with')}; wanted {self.made_with}"
+                f"{checkpoint} is the checkpoint of another run, {kept.get('made_with')}; wanted {self.made_with}; "
+                "remove it to begin anew"
             )
-        if kept["seen"] > self.recipe.images:
+        if kept["seen"] >= self.recipe.images + self.recipe.batch:  # the last batch may go beyond
             raise ValueError(
                 f"{checkpoint} has seen {kept['seen']} images already; wanted {self.recipe.images} or less"
             )

@@ -37,6 +37,7 @@ class Settings:
     ridge: float = 2.0
 
 
+FAINT = 1e-4  # slopes below it are rounding, and no kernel can be found by them
 PAN_L0 = Settings(dark=0.0, gradient=4e-3, tv=1e-3, l0=2e-3)
 PAN_DCP = Settings(dark=4e-3, gradient=4e-3, tv=1e-3, l0=5e-4)
 
@@ -72,7 +73,10 @@ def _smoothed(x: Tensor) -> Tensor:
 
 
 def estimate_kernel(grey: Tensor, kernel_size: int, settings: Settings) -> Tensor:
-    """The kernel by alternation on a pyramid: B 1 H W in [0, 1] to B 1 S S."""
+    """The kernel by alternation on a pyramid: 1 1 H W in [0, 1] to 1 1 S S.
+
+    Where the image step leaves no slope, as on a coarse scale of a faint picture, the kernel of the scale before stays.
+    """
     count = 1 + max(0, int(np.log(5 / kernel_size) / np.log(0.5**0.5)))
     sizes = [max(3, round(kernel_size * 0.5 ** (level / 2)) // 2 * 2 + 1) for level in reversed(range(count))]
     sizes[-1] = (kernel_size - 1) // 2 * 2 + 1
@@ -85,6 +89,8 @@ def estimate_kernel(grey: Tensor, kernel_size: int, settings: Settings) -> Tenso
         for _ in range(settings.rounds):
             sharp = deconvolve_l0(y, kernel, gradient, dark, max(3, round(settings.window * scale)))
             strong, threshold = _strong_slopes(sharp, size, threshold)
+            if strong.abs().max() < FAINT:
+                break
             kernel = _kernel_step(slopes, strong, size, settings.ridge)
             dark, gradient = (v and max(v / 1.1, 1e-4) for v in (dark, gradient))
         kernel = _centred(kernel)
@@ -105,7 +111,7 @@ def deconvolve_l0(y: Tensor, kernel: Tensor, gradient: float, dark: float = 0.0,
     def solve(image: Callable, start: Tensor) -> Tensor:
         x, pull, target = start, 0.0, start
         if dark:
-            pull = dark / max(1e-3, float(threshold_otsu(start.square().numpy())))
+            pull = dark / max(1e-3, float(threshold_otsu(start.double().square().numpy())))
         while True:
             if dark:
                 target = _without_dark(x, window, dark / pull)
