@@ -42,6 +42,17 @@ def lost(cases):
     return Estimate(-cases.truth, cases.kernels.flip(2))
 
 
+def no_kernel(cases):
+    """A kernel of zeros for the second image, and the true one for the others."""
+    kernels = cases.kernels.clone()
+    kernels[[i for i, name in enumerate(cases.names) if name == "b"]] = 0
+    return Estimate(cases.truth, kernels)
+
+
+def dark_beyond(cases, boundary: str = ""):
+    return Estimate(cases.truth, cases.kernels)
+
+
 def half_nan(cases):
     image = cases.truth.clone()
     image[0, 0, 0, 0] = math.nan
@@ -87,6 +98,31 @@ def test_what_fails_is_a_row_and_spoils_no_other(cases):
     table = aggregate(result).set_index("method")
     assert (table.loc["oracle", "n"], table.loc["oracle", "diverged"]) == (5, 1)
     assert table.loc["oracle", "psnr"] == pytest.approx(np.nanmean([row["psnr"] for row in rows]))
+
+
+def test_a_kernel_of_zeros_is_a_row_that_diverged(cases):
+    rows = benchmark.run([Method("no_kernel", no_kernel)], cases, "smoke")["no_kernel"]["rows"]
+    assert [row["diverged"] for row in rows] == [False, True, False, False, False]
+    assert math.isnan(rows[1]["mnc"]) and math.isnan(rows[1]["psnr"]) and rows[0]["mnc"] == pytest.approx(1)
+
+
+def test_an_estimate_is_held_against_the_measurement_by_the_boundary_that_its_method_took(cases):
+    methods = [Method(f"to be {b}", dark_beyond, {"boundary": b}) for b in ("reflect", "zero")]
+    ratios = [record["rows"][0]["residual_ratio"] for record in benchmark.run(methods, cases, "smoke").values()]
+    assert ratios[0] == pytest.approx(1, abs=0.1) and ratios[1] > 1.5  # the scene was mirrored
+
+
+def test_a_difference_is_of_pairs_and_narrower_than_either_mean(cases):
+    draw = np.random.default_rng(0)
+    hard = draw.normal(0, 5, 40)  # images differ far more than the methods do
+    rows = [[{"image": f"i{j}", "psnr": v + 1.0 * better} for j, v in enumerate(hard)] for better in (1, 0)]
+    noisy = [{**row, "psnr": row["psnr"] + draw.normal(0, 0.5)} for row in rows[0]]
+    mean, low, high = benchmark.difference({"rows": noisy}, {"rows": rows[1]}, "psnr")
+    assert low < mean < high and low > 0.6 and high < 1.4
+    noisy[3]["psnr"] = math.nan  # left out, on both sides
+    assert benchmark.difference({"rows": noisy}, {"rows": rows[1]}, "psnr")[0] == pytest.approx(mean, abs=0.1)
+    with pytest.raises(ValueError, match="40 and 39 images; wanted the same ones"):
+        benchmark.difference({"rows": noisy}, {"rows": rows[1][1:]}, "psnr")
 
 
 def test_another_error_is_not_hidden(cases):

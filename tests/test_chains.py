@@ -67,6 +67,16 @@ def test_restarts_that_cannot_be_are_refused(cases, priors, settings, message):
         chains.restarted(cases, **settings)
 
 
+def test_a_kernel_of_zeros_is_no_place_to_go_on_from(cases, priors):
+    def problem(steps):
+        components, guidance, step = chains.blind_problem(cases, steps)
+        nothing = replace(components["kernel"], constrain=lambda x0: 0 * x0)
+        return components | {"kernel": nothing}, guidance, step
+
+    with pytest.raises(FloatingPointError, match="a kernel is 0 everywhere"):
+        chains.run_passes(cases, problem, 4, restarts=1, back_to=200)
+
+
 def test_of_several_chains_each_image_keeps_the_one_with_the_least_residual(cases, priors):
     runs = [
         restoration.blind_dps(replace(cases, seeds=tuple(s + 10_000 * j for s in cases.seeds)), steps=5)

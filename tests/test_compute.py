@@ -37,6 +37,19 @@ def test_every_setting_runs(setting):
     assert setting.precision == ("float32" if setting.plain else str(compute.best_precision()).split(".")[1])
 
 
+def test_a_run_takes_as_many_steps_as_it_is_asked_for(monkeypatch):
+    taken = []
+    around = compute.sample
+
+    def counted(*arguments):
+        for state in around(*arguments):
+            taken.append(state.t)
+            yield state
+
+    monkeypatch.setattr(compute, "sample", counted)
+    assert compute.run_seconds(Setting(1, 1), 3) > 0 and len(taken) == 3
+
+
 def test_a_step_with_either_norm_is_the_same_to_rounding():
     ends = [next(compute._states(Setting(batch=1, fast_norm=fast), 0)).x0["image"] for fast in (True, False)]
     assert (ends[0] - ends[1]).norm() / ends[1].norm() < 0.02

@@ -5,7 +5,8 @@ import pytest
 import torch
 from scipy.optimize import minimize
 
-from pdm.constraints import l0, l1, project_simplex, shift_and_divide, simplex
+from pdm.constraints import l0, l1, project_simplex, projection, shift_and_divide, simplex
+from pdm.degradations import motion_kernels
 
 
 def normal(*shape: int, seed: int = 0) -> torch.Tensor:
@@ -78,7 +79,7 @@ def test_each_sample_is_on_its_own(constrain):
     assert torch.equal(together, apart)
 
 
-@pytest.mark.parametrize("constrain", [simplex, shift_and_divide])
+@pytest.mark.parametrize("constrain", [simplex, projection, shift_and_divide])
 @pytest.mark.parametrize("scale", [0.1, 1.0, 3.0])
 def test_kernels_are_nonnegative_with_sum_one(constrain, scale):
     kernel = constrain((scale * normal(5, 1, 8, 8) - 0.5).float())
@@ -91,6 +92,16 @@ def test_simplex_is_shift_and_divide_within_the_range_and_not_beyond():
     inside = x.clamp(-1, 1)
     torch.testing.assert_close(simplex(inside), shift_and_divide(inside), rtol=0, atol=1e-14)
     assert ((simplex(x) - shift_and_divide(x)).abs().amax((1, 2, 3)) > 1e-4).all()
+
+
+def test_the_projection_to_the_letter_keeps_peaks_alone_of_a_kernel_on_the_priors_scale():
+    kernel = motion_kernels(1, 32, 0.5, torch.Generator().manual_seed(0))
+    x = 2 * kernel / kernel.max() - 1
+    found = projection(x)
+    torch.testing.assert_close(found, project_simplex((x + 1) / 2))
+    assert (found > 0).sum() < 0.5 * (kernel > 0).sum()
+    scaled = projection(2 * kernel - 1)  # of sum 1 already, it is left as it is
+    torch.testing.assert_close(scaled, kernel, atol=1e-6, rtol=0)
 
 
 def test_simplex_finds_a_kernel_again_whatever_its_scale():
@@ -118,7 +129,7 @@ def test_simplex_takes_off_haze_that_shift_and_divide_leaves():
     assert near < 0.5 * far
 
 
-@pytest.mark.parametrize("constrain", [simplex, shift_and_divide])
+@pytest.mark.parametrize("constrain", [simplex, projection, shift_and_divide])
 def test_an_empty_estimate_stays_finite(constrain):
     assert constrain(torch.full((1, 1, 4, 4), -1.0)).isfinite().all()
     assert constrain(torch.full((1, 1, 4, 4), -3.0)).isfinite().all()

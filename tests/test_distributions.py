@@ -119,9 +119,12 @@ def test_copies_of_training_images_are_found_mirrored_ones_too():
     found = nearest(copies, train, test)
     assert found["share"] == 1 and found["to_train"] < 1e-3 < 0.3 < found["test_to_train"]
     few = nearest(torch.cat([train[:3], fresh]), train, test)
-    assert few["to_train_1"] < 0.5 * few["test_to_train_1"] and few["to_train"] > 0.9 * few["test_to_train"]
+    assert few["ratio"] < 0.1 < 0.8 < few["test_ratio"] and few["to_train"] > 0.9 * few["test_to_train"]
     free = nearest(fresh, train, test)
-    assert free["to_train_1"] == pytest.approx(free["test_to_train_1"], rel=0.1)
+    assert free["ratio"] == pytest.approx(free["test_ratio"], abs=0.05)
+    smooth = nearest(0.5 * fresh, train, test)  # nearer to everything, and no copy
+    assert smooth["to_train"] < 0.9 * smooth["test_to_train"] and smooth["ratio"] > 0.8
+    assert free["share_se"] == pytest.approx((free["share"] * (1 - free["share"]) / len(fresh)) ** 0.5)
     assert free["chance"] == 0.5
     assert free["share"] == pytest.approx(0.5, abs=0.2)
     assert free["to_train"] == pytest.approx(free["test_to_train"], rel=0.1)

@@ -116,6 +116,16 @@ def test_without_noise_no_residual_is_expected():
         experiments.residual_ratio(torch.ones(1), torch.zeros(1, 3, 8, 8), 0)
 
 
+def test_a_target_is_met_within_its_bounds():
+    row = experiments.target("06", "MNC", 0.91, least=0.9)
+    assert row == {"notebook": "06", "claim": "MNC", "measured": 0.91, "wanted": ">= 0.9", "met": True}
+    assert not experiments.target("06", "MNC", 0.89, least=0.9)["met"]
+    assert experiments.target("03", "ratio", 1.0, 0.95, 1.05)["wanted"] == ">= 0.95 and <= 1.05"
+    assert not experiments.target("03", "ratio", math.nan, most=1.05)["met"]
+    with pytest.raises(ValueError, match="wanted a bound"):
+        experiments.target("03", "ratio", 1.0)
+
+
 def test_a_draw_depends_on_its_seed_alone():
     prior = tiny(32, 3)
     both, alone = experiments.draw(prior, [5, 6], 3), experiments.draw(prior, [6], 3)

@@ -43,8 +43,12 @@ def test_curves_bands_and_fields_hold_their_numbers():
     lines = figures.loss_curve(rows).axes[0].lines
     assert [list(line.get_ydata()) for line in lines] == [[0.9, 0.5], [0.8, 0.6]]
     table = pd.DataFrame({"domain": "faces", "split": ["train", "test"], "t_low": 0, "t_high": 10, "loss": [0.1, 0.2]})
-    axis = figures.bands(table).axes[0]
-    assert [text.get_text() for text in axis.get_legend().get_texts()] == ["faces, train", "faces, test"]
+    losses, ratios = figures.bands(table).axes
+    assert [text.get_text() for text in losses.get_legend().get_texts()] == ["faces"]
+    assert [list(axis.lines[0].get_ydata()) for axis in (losses, ratios)] == [[0.2], [2.0]]
+    losses, ratios = figures.bands(table[table.split == "test"]).axes
+    assert list(losses.lines[0].get_ydata()) == [0.2]
+    assert len(ratios.lines) == 1  # that of 1
     fields = tilt_fields(5, 16, torch.Generator().manual_seed(0))
     figure = figures.fields(fields, columns=4, titles=["a", "b"])
     assert [axis.get_title() for axis in figure.axes[:3]] == ["a", "b", ""]

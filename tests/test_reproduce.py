@@ -61,7 +61,8 @@ def test_a_failing_cell_fails_the_run_shows_its_traceback_and_stops_no_other_not
     shown = capsys.readouterr().err
     assert "failed: 01_bad\n" in shown and "1 / mass" in shown and "ZeroDivisionError" in shown
     written = results / "pocket" / "notebooks"
-    assert sorted(path.name for path in written.iterdir()) == ["00_good.ipynb", "01_bad.failed.ipynb", "02_after_it.ipynb"]
+    names = sorted(path.name for path in written.iterdir())
+    assert names == ["00_good.ipynb", "01_bad.failed.ipynb", "02_after_it.ipynb"]
     assert "so far" in (written / "01_bad.failed.ipynb").read_text()
     assert (results / "pocket" / "tables" / "seen.txt").read_text() == "pocket 0 books"
 
@@ -213,6 +214,21 @@ def test_a_record_is_taken_up_where_the_environment_says_so(tmp_path, monkeypatc
     record.write_text(record.read_text()[:30])  # cut short: it is computed again
     assert reproduce.recorded("smoke", key, lambda: {"psnr": 3.5}) == {"psnr": 3.5}
     assert reproduce.recorded("smoke", key, lambda: 1 / 0) == {"psnr": 3.5}
+
+
+def test_rows_of_a_record_say_where_they_were_computed_and_not_where_they_are_read(tmp_path, monkeypatch):
+    monkeypatch.setenv("PDM_RESULTS", str(tmp_path))
+    monkeypatch.setenv("PDM_GO_ON", "1")
+    key = {"name": "bands"}
+    monkeypatch.setattr(provenance, "here", lambda: {"commit": "abc", "machine": "Xeon"})
+    first = reproduce.recorded_rows("smoke", key, lambda: [{"loss": 0.5}])
+    assert first == [{"loss": 0.5, "commits": "abc", "machines": "Xeon"}]
+    monkeypatch.setattr(provenance, "here", lambda: {"commit": "def", "machine": "EPYC"})
+    rows = reproduce.recorded_rows("smoke", key, lambda: 1 / 0)
+    reproduce.write_table(pd.DataFrame(rows).assign(sampler="DDIM, 100 steps"), "bands", "smoke")
+    assert (tmp_path / "smoke" / "tables" / "bands.csv").read_text() == "loss\n0.5\n"
+    origin = json.loads((tmp_path / "smoke" / "provenance" / "bands.json").read_text())
+    assert origin["rows"] == {"commits": ["abc"], "machines": ["Xeon"], "sampler": ["DDIM, 100 steps"]}
 
 
 def test_a_digest_is_of_the_values_and_not_of_their_rounding():

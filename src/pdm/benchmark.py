@@ -21,7 +21,18 @@ from pdm.experiments import has_diverged, residual_ratio, score
 from pdm.priors import best_device, precision_for, prior_card
 from pdm.restoration import Cases, Estimate, explained
 
-__all__ = ["COLUMNS", "METRICS", "Method", "aggregate", "bootstrap", "pictures", "recorded", "restore", "run"]
+__all__ = [
+    "COLUMNS",
+    "METRICS",
+    "Method",
+    "aggregate",
+    "bootstrap",
+    "difference",
+    "pictures",
+    "recorded",
+    "restore",
+    "run",
+]
 
 COLUMNS = (  # of a table of methods, in their order; `reproduce.write_table` keeps the last three beside the CSV
     "dataset degradation method n psnr psnr_lo psnr_hi ssim lpips lpips_lo lpips_hi fd_vgg kid kernel_mse mnc "
@@ -68,16 +79,14 @@ def restore(method: Method, cases: Cases) -> dict:
 
     A method that raises because something is not finite is tried on each image by itself; an image on which it
     still does is a row without figures that counts as diverged. `diverged` is true where the residual of the
-    estimates, |y - k * x|, ends above 3 times the norm of the noise, or an estimate is not finite; a method
-    without a kernel has no residual.
+    estimates, |y - k * x|, ends above 3 times the norm of the noise, or an estimate is not finite, or a kernel nowhere
+    above 0; a method without a kernel has no residual. What lies beyond the frame is as the method takes it.
     """
     device = best_device() if method.priors else "cpu"
     begin = time.perf_counter()
     estimate = _attempt(method, cases.to(device)).to("cpu")
     seconds = (time.perf_counter() - begin) / len(cases)
-    machine = provenance.machine()
-    origin = {"commit": provenance.running(), "machine": (machine["gpus"] or [machine["processor"]])[0]}
-    origin["seconds"] = seconds
+    origin = provenance.here() | {"seconds": seconds}
     rows = [_row(method, cases[i : i + 1], _one(estimate, i)) | origin for i in range(len(cases))]
     return {"rows": rows} | {name: getattr(estimate, name) for name in ESTIMATES}
 
@@ -100,14 +109,16 @@ def _row(method: Method, case: Cases, estimate: Estimate) -> dict:
         "residual_ratio": math.nan,
     }
     row |= {"steps": int(method.settings.get("steps", 0)), "diverged": True}
-    if not all(v.isfinite().all() for v in (estimate.image, estimate.kernel, estimate.tilt) if v is not None):
+    finite = all(v.isfinite().all() for v in (estimate.image, estimate.kernel, estimate.tilt) if v is not None)
+    if not finite or (estimate.kernel is not None and not estimate.kernel.max() > 0):
         return row
     true_kernel = None if estimate.kernel is None else case.kernels
     scored = score(method.name, case.names, estimate.image, case.truth, estimate.kernel, true_kernel)
     row |= scored.drop(columns="method").iloc[0].to_dict()
     if estimate.tilt is not None:
         row["tilt_epe"] = metrics.end_point_error(estimate.tilt, case.tilts).item()
-    found = explained(estimate, case.measurement.shape[1] // case.truth.shape[1], case.boundary)
+    boundary = method.settings.get("boundary") or case.boundary
+    found = explained(estimate, case.measurement.shape[1] // case.truth.shape[1], boundary)
     if found is not None and case.sigma > 0:
         residual = (case.measurement - found).flatten(1).norm(dim=1)
         ratio = residual_ratio(residual, case.measurement, case.sigma)
@@ -212,6 +223,20 @@ def aggregate(records: Mapping[str, dict], seed: int = 0) -> pd.DataFrame:
         row |= {"commits": " ".join(sorted(set(table.commit))), "machines": ", ".join(sorted(set(table.machine)))}
         rows.append(row | {"steps": int(table.steps.iloc[0])})
     return pd.DataFrame(rows)
+
+
+def difference(one: dict, other: dict, metric: str, seed: int = 0) -> tuple[float, float, float]:
+    """How much larger a figure is by one method of `recorded` than by another on the same images.
+
+    Returns: the mean difference and its bootstrap interval of 95%, as `aggregate` has intervals, over the images on
+    which both have the figure. Raises: ValueError for other images.
+    """
+    tables = [pd.DataFrame(record["rows"]).set_index("image")[metric] for record in (one, other)]
+    if list(tables[0].index) != list(tables[1].index):
+        raise ValueError(f"{len(tables[0])} and {len(tables[1])} images; wanted the same ones")
+    apart = tables[0] - tables[1]
+    low, high = bootstrap(apart.to_numpy(), seed, groups=[_picture(image) for image in apart.index])
+    return float(apart.mean()), low, high
 
 
 def _distances(images: Tensor, truth: Tensor) -> dict[str, float]:

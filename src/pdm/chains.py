@@ -63,6 +63,8 @@ def run_passes(cases: Cases, problem: Callable[[int], Problem], steps: int, rest
     times = torch.linspace(back_to, 0, again, dtype=torch.float64).round().int().tolist()
     for j in range(1, restarts + 1):
         noise = NoiseStreams([seed + APART * j for seed in cases.seeds])
+        if not (last.theta["kernel"].amax((1, 2, 3)) > 0).all():
+            raise FloatingPointError("a kernel is 0 everywhere; wanted one to go on from")
         found = last.x0 | {"kernel": to_model_range(last.theta["kernel"])}
         start = {n: schedule.diffuse(v, noise(n, components[n].shape).to(device), back_to) for n, v in found.items()}
         again_from = {n: replace(c, start=start[n]) for n, c in components.items()}

@@ -19,7 +19,7 @@ from pdm.operators import blur, turbulence
 from pdm.priors import NetworkPrior, best_precision, load_prior
 from pdm.sampler import Component, sample
 
-__all__ = ["Setting", "blur_seconds", "ceiling", "shares", "step_flops", "step_seconds"]
+__all__ = ["Setting", "blur_seconds", "ceiling", "run_seconds", "shares", "step_flops", "step_seconds"]
 
 COMPONENTS = ("image", "kernel", "tilt")
 
@@ -61,7 +61,9 @@ def _priors(setting: Setting) -> dict[str, NetworkPrior]:
     return priors
 
 
-def _states(setting: Setting, seed: int, around: Callable[[str, Callable], Callable] = lambda name, f: f):
+def _states(
+    setting: Setting, seed: int, around: Callable[[str, Callable], Callable] = lambda name, f: f, steps: int = 1000
+):
     """Guided steps on a batch of noise, for what one costs does not depend on what the images show.
 
     `around(name, function)` may wrap a prior ("network"), the operator ("operator") or the guidance ("guidance").
@@ -79,7 +81,7 @@ def _states(setting: Setting, seed: int, around: Callable[[str, Callable], Calla
     y = torch.randn(setting.batch, *shape["image"], generator=Generator().manual_seed(seed))
     guidance = DPS(y, around("operator", operator), sizes)
     called = _Called(guidance.names, around("guidance", guidance.__call__))
-    return sample(components, called, range(seed, seed + setting.batch), 1000)
+    return sample(components, called, range(seed, seed + setting.batch), steps)
 
 
 @dataclass(frozen=True)
@@ -101,6 +103,14 @@ def step_seconds(setting: Setting, repeats: int = 5, seed: int = 0) -> float:
         next(states)
         times.append(time.perf_counter() - begin)
     return statistics.median(times[1:]) / setting.batch
+
+
+def run_seconds(setting: Setting, steps: int, seed: int = 0) -> float:
+    """Wall time of a whole run of `steps` guided steps, the loading of its networks with it, divided by the batch."""
+    begin = time.perf_counter()
+    for _ in _states(setting, seed, steps=steps):
+        pass
+    return (time.perf_counter() - begin) / setting.batch
 
 
 def shares(setting: Setting, repeats: int = 5, seed: int = 0) -> dict[str, float]:

@@ -9,7 +9,7 @@ import math
 import torch
 from torch import Tensor
 
-__all__ = ["l0", "l1", "project_simplex", "shift_and_divide", "simplex"]
+__all__ = ["l0", "l1", "project_simplex", "projection", "shift_and_divide", "simplex"]
 
 
 def _kernel_scale(x: Tensor) -> Tensor:
@@ -36,11 +36,19 @@ def project_simplex(v: Tensor) -> Tensor:
     return (flat - tau).clamp(min=0).reshape(v.shape)
 
 
-def simplex(x: Tensor) -> Tensor:
-    """P_C of Algorithm 1: B 1 h w in model range -> the nearest kernel of sum 1 to u / sum(u).
+def projection(x: Tensor) -> Tensor:
+    """P_C of Algorithm 1 to the letter: B 1 h w in model range -> the nearest kernel of sum 1 to u.
 
-    The projection itself would take the scale of u, which the prior leaves open, for information, and keep a few peaks
-    alone; so u is first divided by its signed sum, in which errors of both signs cancel, and what the projection
+    It takes the scale of u, which the prior leaves open, for information: of a kernel whose maximum is 1 it keeps a few
+    peaks alone (notebook 09).
+    """
+    return project_simplex(_kernel_scale(x))
+
+
+def simplex(x: Tensor) -> Tensor:
+    """The projection after the scale is gone: B 1 h w in model range -> the nearest kernel of sum 1 to u / sum(u).
+
+    u is first divided by its signed sum, in which errors of both signs cancel, and what the projection
     subtracts is the haze that remains. Where no value of u is negative (an x0 clipped to [-1, 1]) it equals
     `shift_and_divide`.
     """

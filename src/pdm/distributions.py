@@ -107,33 +107,34 @@ def nearest(samples: Tensor, train: Tensor, test: Tensor) -> dict[str, float]:
     """Whether samples of a prior are copies of what it was trained on, by their nearest images: N C H W each.
 
     Distances are root mean squares over pixels averaged 2 to 1, the less of the image and its mirror image.
-    Returns: `share` of the samples with a training image nearer than any test image; `chance`, that share if the
-    images of both sets were draws from one distribution of which the prior knew no member; `to_train`, the
-    median distance of the samples to their nearest training image, and `to_train_1`, its first percentile, in
-    which few copies would be seen; `test_to_train` and `test_to_train_1`, those of the test images. Samples that are
-    smoother than images lie nearer to everything.
-    Raises: ValueError for sets of unlike shapes or with no image in them.
+    Returns: `share` of the samples with a training image nearer than any test image, and `share_se`, its standard
+    error; `chance`, that share if all images were independent draws from one distribution of which the prior knew no
+    member; `to_train` and `test_to_train`, the median distances of samples and of test images to their nearest training
+    image; `ratio` and `test_ratio`, of the distances to the nearest and to the second nearest training image, their
+    first percentile: a copy has a ratio near 0 whatever else is in the sets. (Smooth samples lie nearer to everything,
+    so that distances alone tell little, and `share` rises by 1 - `chance` of the copies only.)
+    Raises: ValueError for sets of unlike shapes or with no image, or one training image, in them.
     """
     sets = {"samples": samples, "train": train, "test": test}
     for name, images in sets.items():
-        if images.ndim != 4 or images.shape[1:] != samples.shape[1:] or len(images) < 1:
+        if images.ndim != 4 or images.shape[1:] != samples.shape[1:] or len(images) < (2 if name == "train" else 1):
             raise ValueError(f"{name} have the shape {tuple(images.shape)}; wanted N {tuple(samples.shape[1:])}")
     small = {name: F.avg_pool2d(images.float(), 2) for name, images in sets.items()}
 
-    def least(one: str, other: str) -> Tensor:
-        pool = torch.cat([small[other], small[other].flip(-1)]).flatten(1)
-        rows = [torch.cdist(part, pool).amin(1) for part in small[one].flatten(1).split(200)]
-        return torch.cat(rows) / pool.shape[1] ** 0.5
+    def least(one: str, other: str, count: int) -> Tensor:
+        pool = [v.flatten(1) for v in (small[other], small[other].flip(-1))]
+        parts = small[one].flatten(1).split(200)
+        rows = [torch.minimum(*(torch.cdist(p, v) for v in pool)).topk(count, largest=False).values for p in parts]
+        return torch.cat(rows) / pool[0].shape[1] ** 0.5
 
-    to_train, to_test, test_to_train = least("samples", "train"), least("samples", "test"), least("test", "train")
-    return {
-        "share": (to_train < to_test).double().mean().item(),
-        "chance": len(train) / (len(train) + len(test)),
-        "to_train": to_train.median().item(),
-        "to_train_1": to_train.quantile(0.01).item(),
-        "test_to_train": test_to_train.median().item(),
-        "test_to_train_1": test_to_train.quantile(0.01).item(),
-    }
+    found = {name: least(name, "train", 2) for name in ("samples", "test")}
+    share = (found["samples"][:, 0] < least("samples", "test", 1)[:, 0]).double().mean().item()
+    row = {"share": share, "share_se": (share * (1 - share) / len(samples)) ** 0.5}
+    row |= {"chance": len(train) / (len(train) + len(test))}
+    for name, prefix in (("samples", ""), ("test", "test_")):
+        row[f"{prefix}to_train"] = found[name][:, 0].median().item()
+        row[f"{prefix}ratio"] = (found[name][:, 0] / found[name][:, 1].clamp(min=1e-12)).quantile(0.01).item()
+    return row
 
 
 def kernel_statistics(kernels: Tensor) -> pd.DataFrame:

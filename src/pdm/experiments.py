@@ -35,6 +35,7 @@ __all__ = [
     "residual_ratio",
     "score",
     "step_sizes",
+    "target",
 ]
 
 DIVERGED = 3.0  # a residual above this many times the norm of the noise
@@ -140,6 +141,18 @@ def draw(prior: NetworkPrior, seeds: Sequence[int], steps: int = 100) -> Tensor:
 def has_diverged(ratio: Tensor) -> Tensor:
     """Whether a run ended above 3 times the norm of the noise, or with a residual that is no number."""
     return ~(ratio <= DIVERGED)
+
+
+def target(notebook: str, claim: str, measured: float, least: float = -math.inf, most: float = math.inf) -> dict:
+    """A row of the table of targets: what was measured, and whether it lies where it was wanted, in `least` to `most`.
+
+    Raises: ValueError where neither bound is given.
+    """
+    if not (math.isfinite(least) or math.isfinite(most)):
+        raise ValueError(f"{claim!r} is to lie between {least} and {most}; wanted a bound")
+    bounds = [f"{sign} {bound:g}" for sign, bound in ((">=", least), ("<=", most)) if math.isfinite(bound)]
+    row = {"notebook": notebook, "claim": claim, "measured": float(measured), "wanted": " and ".join(bounds)}
+    return row | {"met": bool(least <= measured <= most)}
 
 
 def _check_range(measurement: Tensor) -> None:

@@ -86,15 +86,21 @@ def loss_curve(rows: Sequence[Sequence[float]]) -> Figure:
 
 
 def bands(table: pd.DataFrame) -> Figure:
-    """Losses by noise band, a line a domain and split: columns domain, split, t_low, t_high, loss."""
-    figure, axis = plt.subplots(figsize=(5.5, 3.2), dpi=DPI)
-    styles = {"train": "--", "test": "-"}
-    colors = {domain: f"C{i}" for i, domain in enumerate(table.domain.unique())}
-    for (domain, split), part in table.groupby(["domain", "split"], sort=False):
-        middle = (part.t_low + part.t_high) / 2
-        axis.plot(middle, part.loss, styles[split], color=colors[domain], marker=".", label=f"{domain}, {split}")
-    axis.set(xlabel="time step t", ylabel="mean squared error of the noise", yscale="log")
-    axis.legend(fontsize=7)
+    """Losses by noise band, columns domain, split, t_low, t_high, loss: on the left a line for each domain's test set,
+    on the right, where there is a training set too, the ratio of the two.
+    """
+    figure, axes = plt.subplots(1, 2, figsize=(9, 3.2), dpi=DPI)
+    looks = {domain: {"marker": "osv^D"[i % 5], "color": f"C{i}"} for i, domain in enumerate(table.domain.unique())}
+    for domain, part in table.groupby("domain", sort=False):
+        by_split = part.pivot(index=["t_low", "t_high"], columns="split", values="loss").reset_index()
+        middle = (by_split.t_low + by_split.t_high) / 2
+        axes[0].plot(middle, by_split.test, markersize=4, label=domain, **looks[domain])
+        if "train" in by_split:
+            axes[1].plot(middle, by_split.test / by_split.train, markersize=4, **looks[domain])
+    axes[0].set(xlabel="time step t", ylabel="mean squared error of the noise, test", yscale="log")
+    axes[1].set(xlabel="time step t", ylabel="the same, test / train")
+    axes[1].axhline(1, color="0.6", linewidth=1, zorder=0)
+    axes[0].legend(fontsize=7)
     figure.tight_layout()
     plt.close(figure)
     return figure

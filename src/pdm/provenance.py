@@ -8,7 +8,7 @@ import subprocess
 from importlib import metadata
 from pathlib import Path
 
-__all__ = ["commit", "describe", "earlier", "machine", "running"]
+__all__ = ["commit", "describe", "earlier", "here", "machine", "running"]
 
 ROOT = Path(__file__).resolve().parents[2]  # the repository, which is installed editable
 PACKAGES = ("parallel-diffusion", "torch", "torchvision", "numpy", "scipy", "pandas", "scikit-image", "lpips", "piq")
@@ -66,6 +66,12 @@ def machine():
 
     devices = [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())]
     return {"system": platform.system(), "processor": _processor(), "cores": os.cpu_count(), "gpus": devices}
+
+
+def here():
+    """A dict of the code's `commit` and the name of the `machine`'s GPU or, if it has none, its processor."""
+    found = machine()
+    return {"commit": running(), "machine": (found["gpus"] or [found["processor"]])[0]}
 
 
 def _git(repository, *arguments):

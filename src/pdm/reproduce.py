@@ -15,7 +15,7 @@ from pdm import provenance
 
 SCALES = ("smoke", "pocket", "bench", "paper")
 ROOT = Path(__file__).resolve().parents[2]  # the repository, which is installed editable
-BESIDE = ("commits", "seeds", "machines")  # columns of a table that go into its provenance
+BESIDE = ("commits", "seeds", "machines", "sampler")  # columns of a table that go into its provenance
 
 
 def results_dir(scale, results=None):
@@ -37,7 +37,7 @@ def write_table(frame, name, scale, seed=None):
 
     Numbers keep six significant digits; the index is written only where it has a name. Where it came from is written to
     `results/SCALE/provenance/NAME.json`: `pdm.provenance.describe`, `seed`, and for each row the values of the columns
-    `commits`, `seeds` and `machines`, which the CSV leaves out.
+    `BESIDE`, which the CSV leaves out.
     Raises ValueError for an unknown scale, or a name that is not a plain file name.
     """
     _write_provenance(frame, name, scale, seed)
@@ -136,6 +136,19 @@ def recorded(scale, key, compute):
     path.parent.mkdir(exist_ok=True)
     _write(path, json.dumps({"key": key, "result": result}) + "\n")
     return result
+
+
+def recorded_rows(scale, key, compute):
+    """Return the rows of `compute()`, dicts, as `recorded` keeps them: with columns that say where each was computed.
+
+    Those are `commits` and `machines`, which `write_table` puts beside the table.
+    """
+
+    def with_origin():
+        origin = provenance.here()
+        return [row | {"commits": origin["commit"], "machines": origin["machine"]} for row in compute()]
+
+    return recorded(scale, key, with_origin)
 
 
 def is_recorded(scale, key):

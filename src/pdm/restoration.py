@@ -17,7 +17,7 @@ from pdm.baselines.pan import PAN_DCP, PAN_L0
 from pdm.baselines.pan import deblur as pan_deblur
 from pdm.baselines.self_deblur import deblur as self_deblur
 from pdm.baselines.supervised import restore
-from pdm.constraints import l0, l1, project_simplex, shift_and_divide, simplex
+from pdm.constraints import l0, l1, project_simplex, projection, shift_and_divide, simplex
 from pdm.degradations import SIGMA, gaussian_kernels
 from pdm.experiments import dps_known_kernel, measure, step_sizes
 from pdm.guidance import DPS
@@ -46,7 +46,7 @@ __all__ = [
     "wiener_known_kernel",
 ]
 
-CONSTRAINTS = {"shift_and_divide": shift_and_divide, "simplex": simplex}
+CONSTRAINTS = {"shift_and_divide": shift_and_divide, "simplex": simplex, "projection": projection}
 PENALTIES = {"l1": l1, "l0": l0}
 Problem = tuple[dict[str, Component], DPS, Step]  # what `sample` runs: components, guidance, and line (4)
 
@@ -177,8 +177,8 @@ def blind_problem(
     `label` is the image prior's, or its number for each case; step sizes as `experiments.step_sizes`; `variance` of
     line (4). `penalty` "l1" or "l0" with its `weight` is on the kernel before it is normalised, or, with
     `penalty_after`, on what the normalisation leaves of it, as in the authors' release. `constraint` is
-    "shift_and_divide" or "simplex"; with `whole_batch` sum and norm run over the batch, as in the release. `boundary`
-    is what the method takes to lie beyond the frame, by default what does.
+    "shift_and_divide", "simplex" or "projection"; with `whole_batch` sum and norm run over the batch, as in the
+    release. `boundary` is what the method takes to lie beyond the frame, by default what does.
     Raises: ValueError for another name, or `whole_batch` with simplex or a penalty.
     """
     if whole_batch and (penalty is not None or constraint != "shift_and_divide"):
