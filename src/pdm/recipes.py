@@ -59,7 +59,7 @@ RECIPES = {
     "image": Recipe(
         network(64, 48, 3, num_classes=4),
         training_data.images,
-        images=1_340_000,
+        images=1_500_000,
         velocity=Velocity(-0.11, 0.49),
         time_power=2.0,  # with uniform steps what it predicts at little noise, and so the texture, stays coarse
         labels=("faces", "cats", "photos", "any"),
@@ -69,7 +69,7 @@ RECIPES = {
     "tilt": Recipe(
         network(64, 24, 2, channel_mult=(1, 2, 2)),
         training_data.generated(training_data.tilts),
-        images=490_000,
+        images=1_000_000,
         velocity=Velocity(0.0, 0.25),
         sets="generated: pdm.degradations.tilt_fields, 64x64",
         terms="MIT, as the code",
