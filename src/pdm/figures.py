@@ -89,7 +89,9 @@ def bands(table: pd.DataFrame) -> Figure:
     """Losses by noise band, columns domain, split, t_low, t_high, loss: on the left a line for each domain's test set,
     on the right, where there is a training set too, the ratio of the two.
     """
-    figure, axes = plt.subplots(1, 2, figsize=(9, 3.2), dpi=DPI)
+    splits = table["split"].unique()
+    figure, axes = plt.subplots(1, len(splits), figsize=(4.5 * len(splits), 3.2), dpi=DPI, squeeze=False)
+    axes = axes[0]
     looks = {domain: {"marker": "osv^D"[i % 5], "color": f"C{i}"} for i, domain in enumerate(table.domain.unique())}
     for domain, part in table.groupby("domain", sort=False):
         by_split = part.pivot(index=["t_low", "t_high"], columns="split", values="loss").reset_index()
@@ -98,8 +100,9 @@ def bands(table: pd.DataFrame) -> Figure:
         if "train" in by_split:
             axes[1].plot(middle, by_split.test / by_split.train, markersize=4, **looks[domain])
     axes[0].set(xlabel="time step t", ylabel="mean squared error of the noise, test", yscale="log")
-    axes[1].set(xlabel="time step t", ylabel="the same, test / train")
-    axes[1].axhline(1, color="0.6", linewidth=1, zorder=0)
+    if "train" in splits:
+        axes[1].set(xlabel="time step t", ylabel="the same, test / train")
+        axes[1].axhline(1, color="0.6", linewidth=1, zorder=0)
     axes[0].legend(fontsize=7)
     figure.tight_layout()
     plt.close(figure)

@@ -37,7 +37,7 @@ class Settings:
     ridge: float = 2.0
 
 
-FAINT = 1e-4  # slopes below it are rounding, and no kernel can be found by them
+FAINT = 1e-4  # what differs by less is rounding, and no kernel can be found by it
 PAN_L0 = Settings(dark=0.0, gradient=4e-3, tv=1e-3, l0=2e-3)
 PAN_DCP = Settings(dark=4e-3, gradient=4e-3, tv=1e-3, l0=5e-4)
 
@@ -111,7 +111,9 @@ def deconvolve_l0(y: Tensor, kernel: Tensor, gradient: float, dark: float = 0.0,
     def solve(image: Callable, start: Tensor) -> Tensor:
         x, pull, target = start, 0.0, start
         if dark:
-            pull = dark / max(1e-3, float(threshold_otsu(start.double().square().numpy())))
+            square = start.square()
+            flat = square.max() - square.min() < FAINT  # too flat for a histogram
+            pull = dark / max(1e-3, 0.0 if flat else float(threshold_otsu(square.numpy())))
         while True:
             if dark:
                 target = _without_dark(x, window, dark / pull)
