@@ -73,10 +73,7 @@ def _smoothed(x: Tensor) -> Tensor:
 
 
 def estimate_kernel(grey: Tensor, kernel_size: int, settings: Settings) -> Tensor:
-    """The kernel by alternation on a pyramid: 1 1 H W in [0, 1] to 1 1 S S.
-
-    Where the image step leaves no slope, as on a coarse scale of a faint picture, the kernel of the scale before stays.
-    """
+    """The kernel by alternation on a pyramid, each scale's as long as slopes are left: 1 1 H W in [0, 1] to 1 1 S S."""
     count = 1 + max(0, int(np.log(5 / kernel_size) / np.log(0.5**0.5)))
     sizes = [max(3, round(kernel_size * 0.5 ** (level / 2)) // 2 * 2 + 1) for level in reversed(range(count))]
     sizes[-1] = (kernel_size - 1) // 2 * 2 + 1
@@ -112,8 +109,8 @@ def deconvolve_l0(y: Tensor, kernel: Tensor, gradient: float, dark: float = 0.0,
         x, pull, target = start, 0.0, start
         if dark:
             square = start.square()
-            flat = square.max() - square.min() < FAINT  # too flat for a histogram
-            pull = dark / max(1e-3, 0.0 if flat else float(threshold_otsu(square.numpy())))
+            split = threshold_otsu(square.numpy()) if square.max() - square.min() > FAINT else 0.0
+            pull = dark / max(1e-3, float(split))
         while True:
             if dark:
                 target = _without_dark(x, window, dark / pull)
