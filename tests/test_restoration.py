@@ -75,7 +75,7 @@ def test_a_penalty_counts_before_the_kernel_is_normalised_and_not_after(cases, p
     assert not torch.allclose(other.kernel, before.kernel, atol=1e-4)
     with pytest.raises(ValueError, match="no penalty is called 'l2'; there are l0, l1"):
         restoration.blind_dps(cases, steps=5, penalty="l2")
-    with pytest.raises(ValueError, match="no constraint is called 'sum'; there are shift_and_divide, simplex"):
+    with pytest.raises(ValueError, match="no constraint is called 'sum'; there are projection, shift_and_divide"):
         restoration.blind_dps(cases, steps=5, constraint="sum")
 
 
