@@ -13,6 +13,7 @@ from pdm.baselines.supervised import Adversarial, Regression, charbonnier
 from pdm.priors import NetworkPrior
 from pdm.recipes import RECIPES
 from pdm.training import Recipe, train
+from pdm.training_data import random_blur, random_turbulence
 from pdm.unet import UNet, UNetConfig
 
 TINY = UNetConfig(32, 8, 3, 3, channel_mult=(1,), attention_resolution=0, num_head_channels=8, patch=2)
@@ -68,6 +69,21 @@ def test_a_degradation_that_can_be_undone_is_undone(objective, tmp_path):
     restored = supervised.restore(NetworkPrior(states[-1]["ema"]), y)
     assert (restored - x0).abs().mean() < 0.5 * (y - x0).abs().mean()
     assert states[-1]["curve"][-1][2] < 0.5 * states[0]["curve"][0][2]
+
+
+@pytest.mark.parametrize("degrade", [random_blur, random_turbulence])
+def test_the_pairs_do_not_depend_on_the_precision_of_the_network(degrade):
+    x0, seen = torch.rand(2, 3, 64, 64, generator=torch.Generator().manual_seed(0)), []
+
+    def watched(x0: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
+        seen.append(degrade(x0, generator))
+        return seen[-1]
+
+    objective, network = Regression(recipe(Regression), watched), UNet(replace(TINY, image_size=64))
+    for enabled in (False, True):
+        with torch.autocast("cpu", torch.bfloat16, enabled=enabled):
+            objective(network, x0, None, torch.Generator().manual_seed(1))
+    assert torch.equal(*seen)
 
 
 def test_interrupted_and_resumed_the_critic_goes_on_as_it_was(tmp_path):

@@ -44,7 +44,7 @@ class Regression(nn.Module):
         self.degrade = degrade
 
     def forward(self, network: nn.Module, x0: Tensor, labels: Tensor | None, generator: Generator) -> Tensor:
-        return charbonnier(_restored(network, self.degrade(x0, generator)) - x0)
+        return charbonnier(_restored(network, self.degrade, x0, generator) - x0)
 
 
 class Adversarial(nn.Module):
@@ -72,7 +72,7 @@ class Adversarial(nn.Module):
         self.optimizer.load_state_dict(state)
 
     def forward(self, network: nn.Module, x0: Tensor, labels: Tensor | None, generator: Generator) -> Tensor:
-        restored = _restored(network, self.degrade(x0, generator))
+        restored = _restored(network, self.degrade, x0, generator)
         loss = 0.5 * (restored - x0).square().flatten(1).mean(1)
         loss = loss + self.perceptual * (self._features(restored) - self._features(x0)).square().flatten(1).mean(1)
         if not self.training:
@@ -92,7 +92,10 @@ class Adversarial(nn.Module):
         return self.seen[0](((x + 1) / 2 - self.mean) / self.std).float()
 
 
-def _restored(network: nn.Module, measurement: Tensor) -> Tensor:
+def _restored(network: nn.Module, degrade: Degrade, x0: Tensor, generator: Generator) -> Tensor:
+    """What the network makes of x0 degraded; the degradation is data, of full precision whatever the network's is."""
+    with torch.autocast("cpu", enabled=False):
+        measurement = degrade(x0, generator)
     t = torch.zeros(len(measurement), dtype=torch.long)
     return measurement + network(measurement, t, None).float()
 
