@@ -74,6 +74,25 @@ def test_going_on_adds_to_the_weights_and_to_the_card(tmp_path, monkeypatch):
         list(train_prior("kernel", 96, folder=tmp_path / "out", checkpoints=tmp_path, go_on=True))
 
 
+def test_a_network_that_is_to_fool_a_critic_begins_with_the_one_that_regression_made(tmp_path, monkeypatch):
+    fake_images(monkeypatch)
+    for name in ("deblur_regression", "deblur_adversarial"):
+        narrow = replace(RECIPES[name].network, model_channels=8, num_head_channels=8)
+        monkeypatch.setitem(RECIPES, name, replace(RECIPES[name], network=narrow, rate=1e-9))
+    folders = {"folder": tmp_path, "checkpoints": tmp_path / "checkpoints"}
+    with pytest.raises(ValueError, match=r"no prior is called .deblur_regression."):
+        list(train_prior("deblur_adversarial", 32, **folders))
+    *_, before = train_prior("deblur_regression", 16, **folders)
+    *_, after = train_prior("deblur_adversarial", 32, **folders)
+    for one, other in zip(after["ema"].parameters(), before["ema"].parameters(), strict=True):
+        torch.testing.assert_close(one, other, rtol=2**-10, atol=1e-6)  # at this rate it stays where it was
+    card = json.loads((tmp_path / "deblur_adversarial.json").read_text())
+    assert card["images_seen"] == 32 and [row[0] for row in card["curve"]["rows"]] == [32]
+    assert [run.get("began_with") for run in card["runs"]] == [None, "deblur_regression"]
+    with pytest.raises(ValueError, match=r"'deblur_regression' has seen 16 images already"):
+        list(train_prior("deblur_adversarial", 16, **folders))
+
+
 def test_a_recipe_that_there_is_not_is_refused():
     with pytest.raises(
         ValueError, match=r"no recipe is called 'dogs'; there are deblur_adversarial, deblur_regression, digits, image"

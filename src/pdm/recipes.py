@@ -89,7 +89,7 @@ RECIPES = {
     f"{task}_{name}": Recipe(
         network(64, 32, 3),
         training_data.images,
-        images=60_000,
+        images=images,
         batch=16,
         rate=rate,
         velocity=None,
@@ -101,7 +101,14 @@ RECIPES = {
         ("deblur", training_data.random_blur, "blurred half by motion kernels, half by Gaussian ones"),
         ("turbulence", training_data.random_turbulence, "tilted and blurred by Gaussian kernels of 0.3 to 1 pixel"),
     )
-    for name, objective, rate in (("regression", Regression, 4e-4), ("adversarial", Adversarial, 2e-4))
+    for name, objective, images, rate in (
+        ("regression", Regression, 600_000, 4e-4),
+        ("adversarial", Adversarial, 720_000, 1e-4),
+    )
+}
+BEGINNINGS = {  # a network that is to fool a critic begins with the one that regression made, and counts its images
+    "deblur_adversarial": "deblur_regression",
+    "turbulence_adversarial": "turbulence_regression",
 }
 
 
@@ -188,21 +195,24 @@ def train_prior(
     """Train a prior of RECIPES to its end, write weights and card to `folder`, and pass on the states of `train`.
 
     `images` is how many are to be seen in all and `rate` the learning rate, the recipe's by default; with `go_on`
-    training begins with the weights that `folder` holds. Raises: ValueError for an unknown name, weights that are of
-    another network or have seen that many images already, and as `train`.
+    training begins with the weights that `folder` holds, and without it, where BEGINNINGS has the name, with those of
+    the other recipe there. Raises: ValueError for an unknown name, weights that are of another network or have seen
+    that many images already; and as `load_prior` and `train`.
     """
     if name not in RECIPES:
         raise ValueError(f"no recipe is called {name!r}; there are {', '.join(sorted(RECIPES))}")
     changes = {"images": images, "rate": rate}
     recipe = replace(RECIPES[name], **{k: v for k, v in changes.items() if v is not None})
     start, runs = None, []
-    if go_on:
-        start, card = start_from(name, folder), prior_card(name, folder)
+    if before := name if go_on else BEGINNINGS.get(name):
+        start, card = start_from(before, folder), prior_card(before, folder)
         if (card["network"], card.get("velocity")) != (recipe.network.as_dict(), velocity_of(recipe)):
-            raise ValueError(f"the weights of {name!r} are not of the recipe's network; train anew without going on")
+            raise ValueError(f"the weights of {before!r} are not of the recipe's network; train anew without going on")
         if start.seen >= recipe.images:
-            raise ValueError(f"{name!r} has seen {start.seen} images already; wanted more of them than that in all")
+            raise ValueError(f"{before!r} has seen {start.seen} images already; wanted more of them than that in all")
         runs = card["runs"]
+        if before != name:
+            start = replace(start, curve=[])  # of another loss
     for state in train(recipe, Path(checkpoints) / f"{name}.pt", seed, start=start):
         yield state
     machine = f"{platform.machine()}, {os.cpu_count()} cores, {str(best_precision()).removeprefix('torch.')}"
@@ -214,6 +224,7 @@ def train_prior(
         "seconds": round(state["seconds"]),
         "machine": machine,
     }
+    run |= {"began_with": before} if before not in (name, None) else {}
     card = {
         "data": recipe.sets,
         "terms": recipe.terms,
