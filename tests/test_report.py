@@ -29,6 +29,12 @@ def test_rows_of_one_value(tables):
     assert "`pan` | 20.00" in text and "dps" not in text
 
 
+def test_what_is_true_or_false_is_yes_or_no(tables):
+    (tables / "targets.csv").write_text("claim,met\nfirst,True\nsecond,False\n")
+    text = report.rendered("<!-- table targets: claim met -->\n<!-- end -->", tables)
+    assert "| first | yes |" in text and "| second | no |" in text
+
+
 @pytest.mark.parametrize(
     ("head", "message"),
     [

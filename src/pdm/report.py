@@ -39,7 +39,7 @@ def markdown(path, columns, where=None, value=None):
     """Return columns of a CSV as a Markdown table; with `where`, of the rows that have `value` in that column.
 
     Numbers have three digits after the point, columns of whole ones none, those of `FORMATS` their own; small ones have
-    an exponent, and NaN is left empty.
+    an exponent, NaN is left empty, and what is true or false is yes or no.
     Raises ValueError for a table, column or value that is not there.
     """
     import pandas as pd
@@ -63,6 +63,8 @@ def _is_whole(values):
 
 
 def _cell(column, value, whole):
+    if isinstance(value, bool):
+        return "yes" if value else "no"
     if isinstance(value, str):
         return f"`{value}`" if column in ("method", "setting") else value
     if value != value:  # NaN

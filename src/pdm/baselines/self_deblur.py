@@ -31,6 +31,8 @@ class Scale(nn.Module):
         deep = self.down(x)
         deep = deep if self.below is None else self.below(deep)
         deep = F.interpolate(deep, x.shape[2:], mode="bilinear")
+        if deep.requires_grad:  # the gradient comes as a slice of the joined one, a layout on which torch is slow
+            deep.register_hook(lambda gradient: gradient.contiguous(memory_format=torch.channels_last))
         return self.up(torch.cat([self.skip(x), deep], dim=1))
 
 
@@ -102,7 +104,7 @@ def _one(
     image_code = (0.1 * torch.rand(1, 8, *canvas, generator=draw)).contiguous(memory_format=torch.channels_last)
     kernel_code = 0.1 * torch.rand(1, 200, generator=draw)
     groups = [{"params": image_net.parameters()}, {"params": kernel_net.parameters(), "lr": rate / 100}]
-    optimizer = torch.optim.Adam(groups, lr=rate)
+    optimizer = torch.optim.Adam(groups, lr=rate, fused=True)
     halve = torch.optim.lr_scheduler.MultiStepLR(optimizer, [int(steps * p) for p in (0.4, 0.6, 0.8)], 0.5)
     for step in range(steps):
         jitter = 1e-3 * torch.randn(image_code.shape, generator=draw)  # the paper perturbs the image's code
