@@ -9,6 +9,7 @@ from pathlib import Path
 import pandas as pd
 import pytest
 import torch
+from dask_jobqueue import SLURMCluster
 from distributed import LocalCluster
 
 from pdm import benchmark
@@ -46,11 +47,7 @@ def table(method, cases, folder, monkeypatch, executor=None):
 
 @pytest.fixture
 def method():
-    import cloudpickle  # what distributed sends functions by: this module is not on the workers' path
-
-    cloudpickle.register_pickle_by_value(__import__(__name__))
-    yield Method("slow", slow, {"seconds": 0.2}, batch=2)
-    cloudpickle.unregister_pickle_by_value(__import__(__name__))
+    return Method("slow", slow, {"seconds": 0.2}, batch=2)
 
 
 def test_over_two_processes_the_table_is_the_serial_one(cluster, cases, method, tmp_path, monkeypatch):
@@ -95,6 +92,35 @@ def test_workers_of_its_own_are_started_and_ended(cases, method, tmp_path, monke
     assert torch.equal(image, same) and threads == {1}
     with pytest.raises(Exception, match=r"(?i)closed|cannot schedule|shut"):
         executor.submit(_threads, 0).result(timeout=10)
+
+
+def test_under_slurm_the_table_is_the_serial_one(cases, method, tmp_path, monkeypatch):
+    """dask-jobqueue's cluster as the README starts it, Slurm's two commands played by scripts that start it here."""
+    for name, text in SLURM.items():
+        (tmp_path / name).write_text(text)
+        (tmp_path / name).chmod(0o755)
+    monkeypatch.setenv("PATH", str(tmp_path), prepend=os.pathsep)
+    monkeypatch.setenv("PYTHONPATH", str(Path(__file__).parent), prepend=os.pathsep)  # where `slow` is
+    serial, image = table(method, cases, tmp_path / "serial", monkeypatch)
+    asked = {"cores": 1, "processes": 1, "memory": "8GB", "walltime": "12:00:00"}
+    with SLURMCluster(**asked, scheduler_options={"dashboard_address": ":0"}) as cluster:
+        cluster.scale(jobs=2)
+        with connected(cluster.scheduler_address) as executor:
+            spread, same = table(method, cases, tmp_path / "slurm", monkeypatch, executor)
+    pd.testing.assert_frame_equal(serial, spread)
+    assert torch.equal(image, same)
+
+
+SLURM = {
+    "sbatch": """#!/bin/sh
+script=$(mktemp) && cp "$1" "$script"
+sh "$script" > /dev/null 2>&1 < /dev/null &
+echo "Submitted batch job $!"
+""",
+    "scancel": """#!/bin/sh
+pkill -P "$1"
+""",
+}
 
 
 def _threads(_) -> int:
