@@ -67,9 +67,10 @@ RECIPES = {
         terms=RESEARCH,
     ),
     "tilt": Recipe(
-        network(64, 24, 2, channel_mult=(1, 2, 2)),
+        network(64, 16, 2, channel_mult=(1, 2, 2)),
         training_data.generated(training_data.tilts),
         images=1_000_000,
+        rate=1e-3,
         velocity=Velocity(0.0, 0.25),
         sets="generated: pdm.degradations.tilt_fields, 64x64",
         terms="MIT, as the code",
