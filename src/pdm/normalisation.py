@@ -80,6 +80,8 @@ def _sum(x: Tensor) -> Tensor:
 
 def _over_groups(sums: Tensor, groups: int) -> Tensor:
     """The sum over the channels of each group, at every channel: B C to B C."""
+    if groups == sums.shape[1]:
+        return sums
     return sums.unflatten(1, (groups, -1)).sum(2, keepdim=True).expand(-1, -1, sums.shape[1] // groups).flatten(1)
 
 
