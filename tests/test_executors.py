@@ -113,7 +113,7 @@ def test_under_slurm_the_table_is_the_serial_one(cases, method, tmp_path, monkey
 
 SLURM = {
     "sbatch": """#!/bin/sh
-script=$(mktemp) && cp "$1" "$script"
+script=$(mktemp "$(dirname "$0")/XXXXXX") && cp "$1" "$script"
 sh "$script" > /dev/null 2>&1 < /dev/null &
 echo "Submitted batch job $!"
 """,
