@@ -61,3 +61,12 @@ def test_float32_is_torchs():
     assert torch.equal(norm(x, scale, shift), expected)
     line = signal(2, 12, 9).float()  # of a 1-D network
     assert torch.equal(norm(line, scale, shift), norm(line) * (1 + scale[..., None]) + shift[..., None])
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="wants a GPU")
+def test_on_a_gpu_autocast_does_not_take_it_to_float32():
+    norm, x = GroupNorm(4, 12).cuda(), signal(2, 12, 8, 8).float()
+    with torch.autocast("cuda", torch.bfloat16):
+        found = norm(x.cuda().bfloat16())
+    assert found.dtype == torch.bfloat16
+    torch.testing.assert_close(found.float().cpu(), F.group_norm(x, 4), atol=0.03, rtol=0.02)

@@ -45,14 +45,15 @@ class GroupNorm(nn.GroupNorm):
     """`torch.nn.GroupNorm`, and then, if given, y (1 + scale) + shift by a scale and shift of B C.
 
     For bfloat16 in channels-last layout on the CPU it computes by `Normalised` (notebook 10 says what that saves), for
-    all else, or where `fast` is set to False, it is torch's.
+    all else, or where `fast` is set to False, it is torch's; on a GPU in the precision of x, its sums in float32, where
+    autocast would first make a float32 copy of x.
     """
 
     fast = True
 
     def forward(self, x: Tensor, scale: Tensor | None = None, shift: Tensor | None = None) -> Tensor:
         if not (self.fast and _is_slow_in_torch(x)):
-            y = F.group_norm(x, self.num_groups, self.weight, self.bias, self.eps)
+            y = self._by_torch(x)
             if scale is None:
                 return y
             scale, shift = (v.reshape(*v.shape, *[1] * (x.dim() - 2)) for v in (scale, shift))
@@ -61,6 +62,12 @@ class GroupNorm(nn.GroupNorm):
         if scale is not None:
             gain, offset = gain * (1 + scale.float()), offset * (1 + scale.float()) + shift.float()
         return Normalised.apply(x, gain, offset, self.num_groups, self.eps)
+
+    def _by_torch(self, x: Tensor) -> Tensor:
+        if x.device.type != "cuda":
+            return F.group_norm(x, self.num_groups, self.weight, self.bias, self.eps)
+        with torch.autocast("cuda", enabled=False):
+            return F.group_norm(x, self.num_groups, self.weight.to(x.dtype), self.bias.to(x.dtype), self.eps)
 
 
 def _is_slow_in_torch(x: Tensor) -> bool:

@@ -97,7 +97,8 @@ class NetworkPrior:
             label = torch.as_tensor(config.num_classes - 1 if label is None else label)
             if label.is_floating_point() or label.dim() > 1 or ((label < 0) | (label >= config.num_classes)).any():
                 raise ValueError(f"label is {label.tolist()}; wanted whole numbers from 0 to {config.num_classes - 1}")
-        layout = torch.channels_last if config.dims == 2 else torch.contiguous_format
+        on_cpu = next(network.parameters()).device.type == "cpu"  # a GPU's group norm would copy to and fro
+        layout = torch.channels_last if config.dims == 2 and on_cpu else torch.contiguous_format
         self.network = network.eval().requires_grad_(False).to(memory_format=layout)
         self.label, self.precision, self.layout, self.velocity = label, precision, layout, velocity
         self.schedule = Schedule.linear()
