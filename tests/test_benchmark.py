@@ -171,6 +171,12 @@ def test_another_setting_seed_or_image_is_another_part(cases):
     assert "image" in Method("oracle", oracle, {}, ("image",)).key(cases)
 
 
+def test_a_gpu_takes_larger_batches_of_what_networks_restore(monkeypatch):
+    monkeypatch.setattr(benchmark, "best_device", lambda: torch.device("cuda"))
+    assert Method("oracle", oracle, priors=("image",)).batch == 128
+    assert [Method("blurred", blurred).batch, Method("oracle", oracle, priors=("image",), batch=4).batch] == [16, 4]
+
+
 def test_one_method_under_two_names_is_restored_once(cases):
     methods = [Method("first", oracle), Method("second", oracle, batch=5)]
     with ThreadPoolExecutor(2) as pool:
