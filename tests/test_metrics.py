@@ -5,6 +5,7 @@ import importlib.util
 import itertools
 import os
 import pickle
+from functools import partial
 from pathlib import Path
 from urllib.error import URLError
 
@@ -17,9 +18,10 @@ from scipy.ndimage import gaussian_filter
 from scipy.signal import correlate2d
 from skimage import data
 from skimage.metrics import peak_signal_noise_ratio, structural_similarity
+from skimage.registration import phase_cross_correlation
 
 from pdm import metrics
-from pdm.metrics import kernel_mse, lpips, mnc, psnr, ssim, vgg16_features
+from pdm.metrics import kernel_mse, lpips, mnc, psnr, psnr_registered, ssim, vgg16_features
 
 
 @pytest.fixture(autouse=True)
@@ -84,6 +86,23 @@ def test_psnr_closed_forms():
     estimate = truth + torch.tensor([0.2, 0.0, 7.0]).double().view(3, 1, 1, 1)  # the last is clamped to 1
     wanted = torch.tensor([20.0, torch.inf, 20 * np.log10(2)], dtype=torch.float64)
     torch.testing.assert_close(psnr(estimate, truth), wanted)
+
+
+def test_psnr_registered_finds_the_shift(generator):
+    estimate, truth = random_images(generator, 3, 3, 30, 24)
+    moved = torch.stack([truth[0].roll((5, -4), (1, 2)), truth[1].roll((-6, 0), (1, 2)), estimate[2]])
+    found = psnr_registered(moved, truth, reach=5)
+    assert found[0] == torch.inf and found[1] < 12  # the second lies beyond the reach
+    apart = [phase_cross_correlation(truth[i].numpy(), moved[i].numpy())[0][1:] for i in range(2)]
+    assert [shift.tolist() for shift in apart] == [[-5, 4], [6, 0]]
+    torch.testing.assert_close(psnr_registered(estimate, truth, reach=0), psnr(estimate, truth))
+    assert (found >= psnr(moved[..., 5:-5, 5:-5], truth[..., 5:-5, 5:-5])).all()
+
+
+@pytest.mark.parametrize("reach", [-1, 16])
+def test_psnr_registered_wants_an_inner_field(reach):
+    with pytest.raises(ValueError, match=f"reach is {reach}; wanted 0 or more"):
+        psnr_registered(torch.zeros(1, 3, 32, 40), torch.zeros(1, 3, 32, 40), reach)
 
 
 @pytest.mark.parametrize(("channels", "height", "width"), [(1, 11, 30), (3, 64, 48), (1, 400, 390)])
@@ -164,7 +183,7 @@ def test_lpips_works_at_its_least_size_and_leaves_the_global_generator_alone(net
         lpips(estimate[..., 1:], truth[..., 1:], net)
 
 
-@pytest.mark.parametrize("metric", [psnr, ssim])
+@pytest.mark.parametrize("metric", [psnr, partial(psnr_registered, reach=3), ssim])
 def test_metrics_of_images_clamp_the_estimate(generator, metric):
     estimate, truth = random_images(generator, 2, 3, 16, 16)
     torch.testing.assert_close(metric(estimate * 3, truth), metric((estimate * 3).clamp(-1, 1), truth))
@@ -350,7 +369,7 @@ def test_mnc_obeys_cauchy_schwarz(generator):
 # ---- every metric ----
 
 
-@pytest.mark.parametrize("metric", [psnr, ssim, lpips, kernel_mse, mnc])
+@pytest.mark.parametrize("metric", [psnr, psnr_registered, ssim, lpips, kernel_mse, mnc])
 def test_batch_gives_what_its_members_give(generator, metric):
     if metric in (kernel_mse, mnc):
         estimate, truth = random_kernels(generator, 3, 1, 9, 9), random_kernels(generator, 3, 1, 9, 9)
@@ -368,7 +387,7 @@ def test_batch_gives_what_its_members_give(generator, metric):
 IMAGE, KERNEL = torch.zeros(2, 3, 32, 32), torch.full((2, 1, 4, 4), 1 / 16)
 
 
-@pytest.mark.parametrize("metric", [psnr, ssim, lpips])
+@pytest.mark.parametrize("metric", [psnr, psnr_registered, ssim, lpips])
 @pytest.mark.parametrize(
     ("estimate", "truth", "message"),
     [

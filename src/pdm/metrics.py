@@ -8,6 +8,7 @@ be to be shown. Kernels are B 1 h w, nonnegative, with sum 1; an estimated kerne
 import hashlib
 import importlib.util
 import io
+import itertools
 import pickle
 import warnings
 from collections.abc import Callable
@@ -34,6 +35,24 @@ def psnr(estimate: Tensor, truth: Tensor) -> Tensor:
     estimate, truth = (image.cpu().double() for image in _check_images(estimate, truth))
     mse = (estimate - truth).square().flatten(1).mean(1)
     return 10 * torch.log10(2.0**2 / mse)
+
+
+@torch.no_grad()
+def psnr_registered(estimate: Tensor, truth: Tensor, reach: int = 8) -> Tensor:
+    """PSNR of the inner field at the best shift: a blurred image tells neither image's nor kernel's place.
+
+    Both are B C H W in [-1, 1]; what is compared is all of the truth but a rim of `reach` pixels, with the estimate
+    moved by each whole shift of up to `reach` pixels either way. Returns B values in dB, float64, of the best shift of
+    each. Raises `ValueError` as `psnr` does, and where the rim leaves nothing. So are images compared in Levin et al.,
+    "Understanding and Evaluating Blind Deconvolution Algorithms", CVPR 2009.
+    """
+    estimate, truth = _check_images(estimate, truth)
+    if not 0 <= 2 * reach < min(truth.shape[2:]):
+        raise ValueError(f"reach is {reach}; wanted 0 or more, and less than half of {tuple(truth.shape[2:])}")
+    height, width = (n - 2 * reach for n in truth.shape[2:])
+    inner = truth[..., reach : reach + height, reach : reach + width]
+    shifts = itertools.product(range(2 * reach + 1), repeat=2)
+    return torch.stack([psnr(estimate[..., i : i + height, j : j + width], inner) for i, j in shifts]).amax(0)
 
 
 @torch.no_grad()
