@@ -19,7 +19,13 @@ ROOT = Path(__file__).resolve().parents[2]  # the repository, which is installed
 FILES = (ROOT / "README.md", ROOT / "results" / "bench" / "results.md")
 TABLES = ROOT / "results" / "bench" / "tables"
 BLOCK = re.compile(r"(<!-- table (\w+)(?: where (\w+)=(\S+))?: ([\w ]+) -->\n).*?(<!-- end -->)", re.DOTALL)
-FORMATS = {"psnr": "{:.2f}", "kernel_mse": "{:.2e}", "seconds": "{:.0f}", "seconds_per_image": "{:.0f}"}
+FORMATS = {
+    "psnr": "{:.2f}",
+    "fd_vgg": "{:.2f}",
+    "kernel_mse": "{:.2e}",
+    "seconds": "{:.0f}",
+    "seconds_per_image": "{:.0f}",
+}
 
 
 def rendered(text, tables=TABLES):
