@@ -28,11 +28,12 @@ help:
 	@echo 'PYTHON=python3.12   the Python that .venv is made from, 3.10 or later   (now $(PYTHON))'
 
 reproduce: .venv/.stamp
-	$(VENV_PYTHON) -m pdm.reproduce --scale "$(SCALE)" $(if $(GO_ON),--go-on) $(NOTEBOOKS)
+	$(VENV_PYTHON) -m pdm.study.notebooks --scale "$(SCALE)" $(if $(GO_ON),--go-on) $(NOTEBOOKS)
 
 test: .venv/.stamp
 	$(VENV_PYTHON) -m ruff check .
 	$(VENV_PYTHON) -m ruff format --check .
+	.venv/bin/lint-imports
 	rm -rf results/smoke/parts
 	SCALE=smoke $(VENV_PYTHON) -m pytest --nbval-lax --nbval-current-env tests $(sort $(wildcard notebooks/*.ipynb))
 

@@ -9,8 +9,7 @@ from pathlib import Path
 from safetensors import safe_open
 from torch import Tensor
 
-from pdm.priors import NetworkPrior
-from pdm.unet import UNet, UNetConfig
+from pdm.models import NetworkPrior, UNet, UNetConfig
 
 FOLDER = Path(__file__).parent / "data" / "adm"
 

@@ -1,10 +1,9 @@
 import pytest
 import torch
 
-from pdm import restoration
-from pdm.degradations import motion_kernels
-from pdm.priors import NetworkPrior
-from pdm.unet import UNet, UNetConfig
+from pdm.data import motion_kernels
+from pdm.models import NetworkPrior, UNet, UNetConfig
+from pdm.study import deblurring, problem
 
 
 @pytest.fixture(autouse=True, scope="module")
@@ -33,12 +32,12 @@ def priors(monkeypatch) -> dict:
         found["asked"].append((name, label))
         return found[name]
 
-    monkeypatch.setattr(restoration, "load_prior", load)
+    monkeypatch.setattr(deblurring, "load_prior", load)
     return found
 
 
 @pytest.fixture(scope="module")
-def cases() -> restoration.Cases:
+def cases() -> problem.Cases:
     generator = torch.Generator().manual_seed(1)
     truth = torch.nn.functional.interpolate(torch.rand(2, 3, 8, 8, generator=generator) * 1.6 - 0.8, 32)
-    return restoration.blurred_cases(truth, motion_kernels(2, 16, 0.5, generator), [3, 4], ["a", "b"])
+    return problem.blurred_cases(truth, motion_kernels(2, 16, 0.5, generator), [3, 4], ["a", "b"])

@@ -12,16 +12,16 @@ import torch
 from PIL import Image
 from safetensors.torch import save_file
 
-from pdm import datasets, metrics, recipes, reproduce
+from pdm import data, metrics, paths
 from pdm.constraints import l0, l1, shift_and_divide, simplex
-from pdm.degradations import add_noise, gaussian_kernels, motion_kernels, random_kernels
+from pdm.data import add_noise, gaussian_kernels, motion_kernels, random_kernels
 from pdm.guidance import DPS
+from pdm.models import GaussianMixture, NetworkPrior, Prediction, UNet, UNetConfig, load_adm, load_prior, save_prior
 from pdm.operators import blur, correlate
-from pdm.priors import GaussianMixture, NetworkPrior, Prediction, load_prior, save_prior
 from pdm.sampler import Component, sample
 from pdm.schedule import Schedule, ancestral_step, ddim_step
-from pdm.training import Recipe, train
-from pdm.unet import UNet, UNetConfig, load_adm
+from pdm.train import recipes
+from pdm.train.loop import Recipe, train
 
 NAN, INF = float("nan"), float("inf")
 IMAGE, KERNEL = torch.zeros(2, 3, 16, 16), torch.full((2, 1, 3, 3), 1 / 9)
@@ -146,7 +146,7 @@ def picture(content: bytes, load):
 
 def small_picture(folder: Path):
     Image.new("RGB", (20, 30)).save(folder / "photo.png")
-    return datasets.picture(folder / "photo.png", 64)
+    return data.picture(folder / "photo.png", 64)
 
 
 RECIPE = Recipe(TINY, lambda split: lambda n, generator: (torch.zeros(n, 1, 8, 8), None), images=32)
@@ -454,17 +454,17 @@ FILES = [
     case("load_prior: card without SHA-256", prior(without="sha256"), "small", "sha256"),
     case("load_prior: card without network", prior(without="network"), "small", "network"),
     case("load_prior: broken card", prior(text="{"), r"small\.json", ""),
-    case("picture: text", picture(b"hello", lambda f: datasets.picture(f / "photo.png")), r"photo\.png", "is no image"),
-    case("folder: text", picture(b"hello", datasets.folder), r"photo\.png", "is no image"),
-    case("folder: missing", lambda folder: datasets.folder(folder / "none"), "none", "no folder with images"),
-    case("folder: empty", datasets.folder, "", "no folder with images"),
+    case("picture: text", picture(b"hello", lambda f: data.picture(f / "photo.png")), r"photo\.png", "is no image"),
+    case("folder: text", picture(b"hello", data.folder), r"photo\.png", "is no image"),
+    case("folder: missing", lambda folder: data.folder(folder / "none"), "none", "no folder with images"),
+    case("folder: empty", data.folder, "", "no folder with images"),
     case("picture: too small", small_picture, r"\(3, 20, 20\)", "size = 64"),
-    case("datasets: name", lambda: datasets.load("dogs", "test"), "'dogs'", "photos.*digits.*faces.*cats"),
-    case("datasets: split", lambda: datasets.load("digits", "val"), "'val'", r"'digits': \('train', 'test'\)"),
-    case("datasets: photograph", lambda: datasets.photograph("moon"), "'moon'", "astronaut, cat"),
+    case("datasets: name", lambda: data.load("dogs", "test"), "'dogs'", "photos.*digits.*faces.*cats"),
+    case("datasets: split", lambda: data.load("digits", "val"), "'val'", r"'digits': \('train', 'test'\)"),
+    case("datasets: photograph", lambda: data.photograph("moon"), "'moon'", "astronaut, cat"),
     case(
         "reproduce: scale",
-        lambda folder: reproduce.results_dir("huge", folder),
+        lambda folder: paths.results_dir("huge", folder),
         "'huge'",
         "smoke, pocket, bench, paper",
     ),
@@ -494,7 +494,7 @@ def test_the_same_calls_with_nothing_wrong_go_through(tmp_path):
     ("call", "error", "came", "wanted"), IMAGES + MEASUREMENTS + SAMPLING + DEGRADATIONS + NETWORKS + FILES
 )
 def test_what_is_wrong_is_refused_with_what_came_and_what_was_wanted(call, error, came, wanted, tmp_path):
-    takes_folder = call is datasets.folder or call.__code__.co_varnames[: call.__code__.co_argcount][:1] == ("folder",)
+    takes_folder = call is data.folder or call.__code__.co_varnames[: call.__code__.co_argcount][:1] == ("folder",)
     with pytest.raises(error) as raised:
         call(tmp_path) if takes_folder else call()
     message = str(raised.value)

@@ -8,10 +8,9 @@ import pytest
 import torch
 from PIL import Image
 
-from pdm import paper
-from pdm.paper import CHECKPOINTS, EXPERIMENTS, Checkpoint
-from pdm.priors import load_prior
-from pdm.unet import UNet, UNetConfig
+from pdm.models import UNet, UNetConfig, load_prior
+from pdm.paper import checkpoints
+from pdm.paper.checkpoints import CHECKPOINTS, EXPERIMENTS, Checkpoint
 
 MANIFEST = json.loads((Path(__file__).parent / "data" / "adm" / "manifest.json").read_text())
 TINY = UNetConfig(16, 8, 1, 2, (1, 2), attention_resolution=8, num_head_channels=8)
@@ -39,7 +38,9 @@ def save(folder, config=TINY, file="tiny.pt", seed=0):
 
 def test_a_checkpoint_becomes_a_prior_that_predicts_its_variance(tmp_path):
     network = save(tmp_path)
-    (path,) = paper.import_checkpoints(tmp_path, tmp_path / "out", {"kernel": Checkpoint("tiny.pt", TINY, "noise")})
+    (path,) = checkpoints.import_checkpoints(
+        tmp_path, tmp_path / "out", {"kernel": Checkpoint("tiny.pt", TINY, "noise")}
+    )
     assert path == tmp_path / "out" / "kernel.safetensors"
     prior = load_prior("kernel", folder=tmp_path / "out")
     assert prior.precision == torch.float32  # on any machine: it predicts noise
@@ -56,22 +57,22 @@ def test_a_file_of_another_network_is_refused_and_nothing_is_written(tmp_path):
     save(tmp_path, replace(TINY, model_channels=16), "wide.pt")
     both = {"image": Checkpoint("tiny.pt", TINY, ""), "kernel": Checkpoint("wide.pt", TINY, "")}
     with pytest.raises(ValueError, match=r"(?s)wide\.pt is not a checkpoint of this network.*wanted"):
-        paper.import_checkpoints(tmp_path, tmp_path / "out", both)
+        checkpoints.import_checkpoints(tmp_path, tmp_path / "out", both)
     assert not (tmp_path / "out").exists()
 
 
 def test_files_that_are_missing_are_named(tmp_path):
     with pytest.raises(FileNotFoundError, match=r"lacks ffhq_10m\.pt, kernel_checkpoint\.pt, tilt_checkpoint\.pt"):
-        paper.main([str(tmp_path)])
+        checkpoints.main([str(tmp_path)])
 
 
 def test_images_are_the_first_of_a_folder(tmp_path):
     (tmp_path / "ffhq").mkdir()
     for i in range(3):
         Image.new("RGB", (300, 256), (i, 0, 0)).save(tmp_path / "ffhq" / f"{i:05}.png")
-    found = paper.images(EXPERIMENTS[0], tmp_path, 2)
+    found = checkpoints.images(EXPERIMENTS[0], tmp_path, 2)
     assert found.pixels.shape == (2, 3, 256, 256) and found.pixels[:, 0, 0, 0].tolist() == [0, 1]
     with pytest.raises(ValueError, match="holds 3 images; wanted 1000"):
-        paper.images(EXPERIMENTS[0], tmp_path)
+        checkpoints.images(EXPERIMENTS[0], tmp_path)
     with pytest.raises(ValueError, match="afhq_dog"):
-        paper.images(EXPERIMENTS[2], tmp_path, 1)
+        checkpoints.images(EXPERIMENTS[2], tmp_path, 1)

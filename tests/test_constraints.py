@@ -6,7 +6,7 @@ import torch
 from scipy.optimize import minimize
 
 from pdm.constraints import l0, l1, project_simplex, projection, shift_and_divide, simplex
-from pdm.degradations import motion_kernels
+from pdm.data import motion_kernels
 
 
 def normal(*shape: int, seed: int = 0) -> torch.Tensor:

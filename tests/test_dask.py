@@ -12,11 +12,11 @@ import torch
 from dask_jobqueue import SLURMCluster
 from distributed import LocalCluster
 
-from pdm import benchmark
-from pdm.benchmark import Method
-from pdm.degradations import motion_kernels
-from pdm.executors import connected
-from pdm.restoration import Estimate, blurred_cases
+from pdm.data import motion_kernels
+from pdm.study import runner
+from pdm.study.dask import connected
+from pdm.study.problem import Estimate, blurred_cases
+from pdm.study.runner import Method
 
 
 @pytest.fixture(scope="module")
@@ -41,7 +41,7 @@ def slow(cases, seconds: float = 0.0, begun: str = "") -> Estimate:
 
 def table(method, cases, folder, monkeypatch, executor=None):
     monkeypatch.setenv("PDM_RESULTS", str(folder))
-    result = benchmark.run([method], cases, "smoke", executor)
+    result = runner.run([method], cases, "smoke", executor)
     return pd.DataFrame(result[method.name]["rows"]).drop(columns="seconds"), result[method.name]["image"]
 
 

@@ -5,11 +5,11 @@ from dataclasses import dataclass
 import pytest
 import torch
 
-from pdm.constraints import shift_and_divide
-from pdm.degradations import motion_kernels, to_model_range
+from pdm.constraints import shift_and_divide, to_model_range
+from pdm.data import motion_kernels
 from pdm.guidance import DPS
 from pdm.operators import blur, warp
-from pdm.release import WholeBatchDPS, divide_by_batch_sum, overwritten, warp_in_place
+from pdm.paper.departures import WholeBatchDPS, divide_by_batch_sum, overwritten, warp_in_place
 
 
 @dataclass

@@ -9,8 +9,8 @@ import pytest
 import scipy.linalg
 import torch
 
-from pdm.degradations import gaussian_kernels, motion_kernels, tilt_fields
-from pdm.distributions import (
+from pdm.data import gaussian_kernels, motion_kernels, tilt_fields
+from pdm.metrics import (
     features,
     frechet_distance,
     kernel_distance,

@@ -4,7 +4,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from pdm.normalisation import GroupNorm, Normalised
+from pdm.models.group_norm import GroupNorm, Normalised
 
 
 def signal(*shape, seed=0, mean=0.3):

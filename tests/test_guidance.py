@@ -8,8 +8,8 @@ import torch
 
 from pdm.constraints import l0, l1, simplex
 from pdm.guidance import DPS, operator_parameters, sqrt_alpha_bar
+from pdm.models import GaussianMixture
 from pdm.operators import blur
-from pdm.priors import GaussianMixture
 from pdm.sampler import State
 from pdm.schedule import Schedule
 

@@ -4,8 +4,8 @@ import pytest
 import torch
 
 from pdm.baselines.ilvr import ILVR, low_pass
-from pdm.priors import GaussianMixture
-from pdm.sampler import Component, sample
+from pdm.models import GaussianMixture
+from pdm.sampler import Component, final, sample
 from pdm.schedule import Schedule
 
 SCHEDULE = Schedule.linear()
@@ -43,7 +43,7 @@ def test_the_step_puts_the_noisy_measurements_low_frequencies_in_place_of_the_pr
 def test_the_result_has_the_measurements_low_frequencies():
     y = low_pass(normal(2, 3, 16, 16, seed=3), 4)
     prior = GaussianMixture(SCHEDULE, torch.zeros(1, 3, 16, 16), torch.ones(1), 1.0)
-    *_, last = sample({"image": Component(prior, (3, 16, 16), clip=None)}, ILVR(y, 4, [0, 1]), [0, 1], 100)
+    last = final(sample({"image": Component(prior, (3, 16, 16), clip=None)}, ILVR(y, 4, [0, 1]), [0, 1], 100))
     found = last.x["image"]
     assert (low_pass(found, 4) - low_pass(y, 4)).norm() < 0.25 * low_pass(y, 4).norm()
     high = found - low_pass(found, 4)

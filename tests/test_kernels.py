@@ -9,16 +9,8 @@ import torch
 from scipy.integrate import quad
 from scipy.ndimage import label
 
-from pdm.degradations import (
-    TILT_BOUND,
-    add_noise,
-    from_model_range,
-    gaussian_kernels,
-    motion_kernels,
-    random_kernels,
-    tilt_fields,
-    to_model_range,
-)
+from pdm.constraints import from_model_range, to_model_range
+from pdm.data import TILT_BOUND, add_noise, gaussian_kernels, motion_kernels, random_kernels, tilt_fields
 
 SIZES = [16, 32, 33, 64]
 

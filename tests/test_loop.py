@@ -5,11 +5,11 @@ from dataclasses import replace
 import pytest
 import torch
 
-from pdm import training
-from pdm.priors import GaussianMixture, NetworkPrior
-from pdm.schedule import Schedule, Velocity
-from pdm.training import BANDS, Recipe, Start, band_losses, denoising_loss, learning_rate, train
-from pdm.unet import UNet, UNetConfig
+from pdm.models import GaussianMixture, NetworkPrior, UNet, UNetConfig, Velocity
+from pdm.schedule import Schedule
+from pdm.train import loop, objectives
+from pdm.train.loop import Recipe, Start, learning_rate, train
+from pdm.train.objectives import BANDS, band_losses, denoising_loss
 
 SCHEDULE = Schedule.linear()
 LINE = UNetConfig(8, 32, 1, 1, channel_mult=(1,), attention_resolution=0, num_head_channels=32, dims=1)
@@ -18,7 +18,7 @@ MEANS, WEIGHTS, STD = torch.tensor([-0.8, 0.8])[:, None, None].expand(2, 1, 8), 
 
 @pytest.fixture(autouse=True)
 def one_thread_of_float32(monkeypatch):
-    monkeypatch.setattr(training, "best_precision", lambda: torch.float32)
+    monkeypatch.setattr(loop, "best_precision", lambda: torch.float32)
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     yield
@@ -105,13 +105,13 @@ def test_the_learning_rate_warms_up_stays_and_ends_at_zero(images):
 
 def spy(monkeypatch) -> tuple[list, list]:
     """The labels that the network sees while it trains, and while its held-out loss is measured."""
-    trained, tested, loss = [], [], training.denoising_loss
+    trained, tested, loss = [], [], objectives.denoising_loss
 
     def watch(network, schedule, velocity, x0, labels, t, noise):
         (trained if torch.is_grad_enabled() else tested).append((x0[:, 0, 0], labels))
         return loss(network, schedule, velocity, x0, labels, t, noise)
 
-    monkeypatch.setattr(training, "denoising_loss", watch)
+    monkeypatch.setattr(objectives, "denoising_loss", watch)
     return trained, tested
 
 
@@ -152,14 +152,14 @@ def test_the_losses_of_the_bands_are_those_of_a_denoiser_that_is_known():
 
 @pytest.mark.parametrize("power", [1.0, 2.0])
 def test_time_steps_lie_as_the_recipe_says(power, tmp_path, monkeypatch):
-    seen, loss = [], training.denoising_loss
+    seen, loss = [], objectives.denoising_loss
 
     def watch(network, schedule, velocity, x0, labels, t, noise):
         if torch.is_grad_enabled():
             seen.append(t)
         return loss(network, schedule, velocity, x0, labels, t, noise)
 
-    monkeypatch.setattr(training, "denoising_loss", watch)
+    monkeypatch.setattr(objectives, "denoising_loss", watch)
     run(replace(TOY, images=6400, batch=128, time_power=power), tmp_path / "toy.pt", points=1)
     t = torch.cat(seen)
     assert t.min() >= 0 and t.max() <= 999
@@ -199,7 +199,7 @@ def test_interrupted_between_two_points_the_curve_is_the_same_too(tmp_path):
         return learning_rate(*arguments)
 
     with pytest.MonkeyPatch.context() as patch, pytest.raises(KeyboardInterrupt):
-        patch.setattr(training, "learning_rate", killed)
+        patch.setattr(loop, "learning_rate", killed)
         run(TOY, tmp_path / "part.pt", points=2, save_seconds=0)
     resumed = run(TOY, tmp_path / "part.pt", points=2)
     assert same(resumed["ema"].state_dict(), whole["ema"].state_dict())
@@ -224,11 +224,11 @@ def test_a_write_that_dies_leaves_the_checkpoint_before_it(tmp_path, monkeypatch
         path.write_bytes(path.read_bytes()[:1000])
         raise OSError("disk full")
 
-    monkeypatch.setattr(training.torch, "save", die)
+    monkeypatch.setattr(loop.torch, "save", die)
     with pytest.raises(OSError, match="disk full"):
         next(states)
     assert (tmp_path / "toy.pt").read_bytes() == before
-    monkeypatch.setattr(training.torch, "save", save)
+    monkeypatch.setattr(loop.torch, "save", save)
     assert run(TOY, tmp_path / "toy.pt")["seen"] == 320
     assert [p.name for p in tmp_path.iterdir()] == ["toy.pt"]  # no .part is left
 

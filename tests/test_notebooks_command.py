@@ -11,11 +11,12 @@ import pandas as pd
 import pytest
 import torch
 
-from pdm import provenance, reproduce
-from pdm.priors import prior_card
+from pdm import paths
+from pdm.models import prior_card
+from pdm.study import cache, notebooks, provenance, tables
 
 PARAMETERS = 'import os\nSCALE = os.environ.get("SCALE", "pocket")\nSEED = 0'
-WRITE = """from pdm.reproduce import results_dir
+WRITE = """from pdm.paths import results_dir
 (results_dir(SCALE) / "tables" / "seen.txt").write_text(f"{SCALE} {SEED} {os.path.basename(os.getcwd())}")"""
 
 
@@ -35,7 +36,7 @@ def folders(tmp_path, monkeypatch):
 
 
 def run(folders, *arguments):
-    return reproduce.main(["--notebooks-dir", str(folders[0]), "--results", str(folders[1]), *arguments])
+    return notebooks.main(["--notebooks-dir", str(folders[0]), "--results", str(folders[1]), *arguments])
 
 
 def test_a_run_injects_its_parameters_and_keeps_the_executed_copy(folders, monkeypatch, capsys):
@@ -114,9 +115,9 @@ def test_the_kernels_are_told_whether_to_take_records(folders, monkeypatch):
 def test_notebooks_are_selected_in_the_order_of_their_numbers(tmp_path):
     for name in ("10_last", "00_first", "02_middle", "scratch"):
         (tmp_path / f"{name}.ipynb").touch()
-    stems = [path.stem for path in reproduce.select_notebooks(tmp_path)]
+    stems = [path.stem for path in notebooks.select_notebooks(tmp_path)]
     assert stems == ["00_first", "02_middle", "10_last"]
-    chosen = reproduce.select_notebooks(tmp_path, ["10_last.ipynb", "notebooks/00_first"])
+    chosen = notebooks.select_notebooks(tmp_path, ["10_last.ipynb", "notebooks/00_first"])
     assert [path.stem for path in chosen] == ["00_first", "10_last"]
 
 
@@ -141,30 +142,30 @@ def test_a_folder_without_notebooks_is_an_error(folders, capsys):
 
 
 def test_results_go_to_the_argument_then_the_environment_then_the_repository(tmp_path, monkeypatch):
-    monkeypatch.setattr(reproduce, "ROOT", tmp_path / "repository")
+    monkeypatch.setattr(paths, "ROOT", tmp_path / "repository")
     monkeypatch.delenv("PDM_RESULTS", raising=False)
-    assert reproduce.results_dir("smoke") == tmp_path / "repository" / "results" / "smoke"
+    assert paths.results_dir("smoke") == tmp_path / "repository" / "results" / "smoke"
     monkeypatch.setenv("PDM_RESULTS", str(tmp_path / "variable"))
-    assert reproduce.results_dir("bench") == tmp_path / "variable" / "bench"
-    folder = reproduce.results_dir("bench", tmp_path / "argument")
+    assert paths.results_dir("bench") == tmp_path / "variable" / "bench"
+    folder = paths.results_dir("bench", tmp_path / "argument")
     assert folder == tmp_path / "argument" / "bench"
     assert (folder / "tables").is_dir() and (folder / "figures").is_dir()
     with pytest.raises(ValueError, match="smoke, pocket, bench, paper"):
-        reproduce.results_dir("large")
+        paths.results_dir("large")
 
 
 def test_a_table_is_written_whole_or_not_at_all(tmp_path, monkeypatch):
     monkeypatch.setenv("PDM_RESULTS", str(tmp_path))
     frame = pd.DataFrame({"method": ["dps", "pan"], "psnr": [21.123456789, 1e-7 / 3]})
-    path = reproduce.write_table(frame, "table_1", "smoke")
+    path = tables.write_table(frame, "table_1", "smoke")
     assert path == tmp_path / "smoke" / "tables" / "table_1.csv"
     assert path.read_text() == "method,psnr\ndps,21.1235\npan,3.33333e-08\n"
-    by_method = reproduce.write_table(frame.set_index("method"), "by_method", "smoke")
+    by_method = tables.write_table(frame.set_index("method"), "by_method", "smoke")
     assert by_method.read_text() == path.read_text()
 
     monkeypatch.setattr("os.replace", lambda *paths: (_ for _ in ()).throw(OSError("disk full")))
     with pytest.raises(OSError, match="disk full"):
-        reproduce.write_table(frame * 2, "table_1", "smoke")
+        tables.write_table(frame * 2, "table_1", "smoke")
     left = sorted(file.name for file in path.parent.iterdir())
     assert left == ["by_method.csv", "table_1.csv"] and path.read_text().startswith("method,psnr\n")
 
@@ -172,7 +173,7 @@ def test_a_table_is_written_whole_or_not_at_all(tmp_path, monkeypatch):
 @pytest.mark.parametrize("name", ["", "../table", "a/b", ".hidden"])
 def test_a_table_name_is_a_plain_file_name(name):
     with pytest.raises(ValueError, match="table's name"):
-        reproduce.write_table(pd.DataFrame(), name, "smoke")
+        tables.write_table(pd.DataFrame(), name, "smoke")
 
 
 def test_a_part_that_is_finished_is_not_computed_again(tmp_path, monkeypatch):
@@ -184,36 +185,36 @@ def test_a_part_that_is_finished_is_not_computed_again(tmp_path, monkeypatch):
         return {"rows": [{"image": "a", "psnr": value}], "kernel": None}
 
     key = {"name": "deblurring", "seed": 3, "steps": 10}
-    first = reproduce.finished("smoke", key, lambda: compute(1.5))
-    again = reproduce.finished("smoke", dict(reversed(key.items())), lambda: compute(2.5))
+    first = cache.finished("smoke", key, lambda: compute(1.5))
+    again = cache.finished("smoke", dict(reversed(key.items())), lambda: compute(2.5))
     assert first == again == {"rows": [{"image": "a", "psnr": 1.5}], "kernel": None} and calls == [1.5]
-    assert reproduce.finished("smoke", key | {"steps": 20}, lambda: compute(3.5))["rows"][0]["psnr"] == 3.5
+    assert cache.finished("smoke", key | {"steps": 20}, lambda: compute(3.5))["rows"][0]["psnr"] == 3.5
     for part in (tmp_path / "smoke" / "parts").iterdir():
         part.write_bytes(part.read_bytes()[:100])  # cut short: it is computed again
-    assert reproduce.finished("smoke", key, lambda: compute(4.5))["rows"][0]["psnr"] == 4.5
+    assert cache.finished("smoke", key, lambda: compute(4.5))["rows"][0]["psnr"] == 4.5
     with pytest.raises(ValueError, match="has no name"):
-        reproduce.finished("smoke", {"seed": 3}, lambda: compute(0))
+        cache.finished("smoke", {"seed": 3}, lambda: compute(0))
 
 
 def test_a_record_is_taken_up_where_the_environment_says_so(tmp_path, monkeypatch):
     monkeypatch.setenv("PDM_RESULTS", str(tmp_path))
     key = {"name": "deblurring", "seed": 3}
-    assert reproduce.recorded("smoke", key, lambda: {"psnr": 0.1 + 0.2, "mnc": None}) == {
+    assert cache.recorded("smoke", key, lambda: {"psnr": 0.1 + 0.2, "mnc": None}) == {
         "psnr": 0.1 + 0.2,
         "mnc": None,
     }
-    assert reproduce.recorded("smoke", key, lambda: 1 / 0) == {"psnr": 0.1 + 0.2, "mnc": None}  # the part is there
+    assert cache.recorded("smoke", key, lambda: 1 / 0) == {"psnr": 0.1 + 0.2, "mnc": None}  # the part is there
     shutil.rmtree(tmp_path / "smoke" / "parts")
-    assert reproduce.recorded("smoke", key, lambda: {"psnr": 2.5}) == {"psnr": 2.5}
+    assert cache.recorded("smoke", key, lambda: {"psnr": 2.5}) == {"psnr": 2.5}
     shutil.rmtree(tmp_path / "smoke" / "parts")
     monkeypatch.setenv("PDM_GO_ON", "1")
-    assert reproduce.is_recorded("smoke", key) and not reproduce.is_recorded("smoke", key | {"seed": 4})
-    assert reproduce.recorded("smoke", key, lambda: 1 / 0) == {"psnr": 2.5}
+    assert cache.is_recorded("smoke", key) and not cache.is_recorded("smoke", key | {"seed": 4})
+    assert cache.recorded("smoke", key, lambda: 1 / 0) == {"psnr": 2.5}
     (record,) = (tmp_path / "smoke" / "records").iterdir()
     assert json.loads(record.read_text())["key"] == key
     record.write_text(record.read_text()[:30])  # cut short: it is computed again
-    assert reproduce.recorded("smoke", key, lambda: {"psnr": 3.5}) == {"psnr": 3.5}
-    assert reproduce.recorded("smoke", key, lambda: 1 / 0) == {"psnr": 3.5}
+    assert cache.recorded("smoke", key, lambda: {"psnr": 3.5}) == {"psnr": 3.5}
+    assert cache.recorded("smoke", key, lambda: 1 / 0) == {"psnr": 3.5}
 
 
 def test_rows_of_a_record_say_where_they_were_computed_and_not_where_they_are_read(tmp_path, monkeypatch):
@@ -221,11 +222,11 @@ def test_rows_of_a_record_say_where_they_were_computed_and_not_where_they_are_re
     monkeypatch.setenv("PDM_GO_ON", "1")
     key = {"name": "bands"}
     monkeypatch.setattr(provenance, "here", lambda: {"commit": "abc", "machine": "Xeon"})
-    first = reproduce.recorded_rows("smoke", key, lambda: [{"loss": 0.5}])
+    first = cache.recorded_rows("smoke", key, lambda: [{"loss": 0.5}])
     assert first == [{"loss": 0.5, "commits": "abc", "machines": "Xeon"}]
     monkeypatch.setattr(provenance, "here", lambda: {"commit": "def", "machine": "EPYC"})
-    rows = reproduce.recorded_rows("smoke", key, lambda: 1 / 0)
-    reproduce.write_table(pd.DataFrame(rows).assign(sampler="DDIM, 100 steps"), "bands", "smoke")
+    rows = cache.recorded_rows("smoke", key, lambda: 1 / 0)
+    tables.write_table(pd.DataFrame(rows).assign(sampler="DDIM, 100 steps"), "bands", "smoke")
     assert (tmp_path / "smoke" / "tables" / "bands.csv").read_text() == "loss\n0.5\n"
     origin = json.loads((tmp_path / "smoke" / "provenance" / "bands.json").read_text())
     assert origin["rows"] == {"commits": ["abc"], "machines": ["Xeon"], "sampler": ["DDIM, 100 steps"]}
@@ -237,33 +238,33 @@ def test_a_digest_is_of_the_values_and_not_of_their_rounding():
         rounded = tensor * (1 + 1e-7 * torch.randn(tensor.shape, generator=draw))
         changed = tensor.clone()
         changed[3, 0, 5, 7] += 0.5 * tensor.abs().max()
-        assert not torch.equal(tensor, rounded) and reproduce.digest(tensor) == reproduce.digest(rounded)
+        assert not torch.equal(tensor, rounded) and cache.digest(tensor) == cache.digest(rounded)
         others = changed, 2 * tensor, tensor.flip(0), tensor[:-1], tensor.roll(1, -1)
-        assert len({reproduce.digest(other) for other in (tensor, *others)}) == 6
+        assert len({cache.digest(other) for other in (tensor, *others)}) == 6
 
 
 def test_a_part_that_fails_or_dies_leaves_nothing(tmp_path, monkeypatch):
     monkeypatch.setenv("PDM_RESULTS", str(tmp_path))
     with pytest.raises(ZeroDivisionError):
-        reproduce.finished("smoke", {"name": "part"}, lambda: 1 / 0)
+        cache.finished("smoke", {"name": "part"}, lambda: 1 / 0)
     monkeypatch.setattr("os.replace", lambda *paths: (_ for _ in ()).throw(OSError("disk full")))
     with pytest.raises(OSError, match="disk full"):
-        reproduce.finished("smoke", {"name": "part"}, lambda: 1)
+        cache.finished("smoke", {"name": "part"}, lambda: 1)
     assert list((tmp_path / "smoke" / "parts").iterdir()) == []
 
 
 def test_a_shared_table_keeps_the_rows_of_others(tmp_path, monkeypatch):
     monkeypatch.setenv("PDM_RESULTS", str(tmp_path))
     old = pd.DataFrame({"prior": ["image", "kernel", "image"], "loss": [1.0, 2.0, 3.0]})
-    reproduce.update_table(old, "priors", "smoke", "prior")
-    path = reproduce.update_table(pd.DataFrame({"prior": ["image"], "loss": [4.0]}), "priors", "smoke", "prior")
+    tables.update_table(old, "priors", "smoke", "prior")
+    path = tables.update_table(pd.DataFrame({"prior": ["image"], "loss": [4.0]}), "priors", "smoke", "prior")
     assert path.read_text() == "prior,loss\nimage,4\nkernel,2\n"
 
 
 def test_a_table_says_where_it_came_from(tmp_path, monkeypatch):
     monkeypatch.setenv("PDM_RESULTS", str(tmp_path))
     frame = pd.DataFrame({"method": ["dps", "pan"], "commits": ["abc", "abc def"], "seeds": ["0-3", "0-1"]})
-    path = reproduce.write_table(frame, "methods", "smoke", seed=7)
+    path = tables.write_table(frame, "methods", "smoke", seed=7)
     assert path.read_text() == "method\ndps\npan\n"
     origin = json.loads((tmp_path / "smoke" / "provenance" / "methods.json").read_text())
     assert origin["rows"] == {"commits": ["abc", "abc def"], "seeds": ["0-3", "0-1"]}

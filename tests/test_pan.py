@@ -6,7 +6,7 @@ from skimage import data
 
 from pdm import metrics
 from pdm.baselines import pan
-from pdm.degradations import add_noise, gaussian_kernels, motion_kernels
+from pdm.data import add_noise, gaussian_kernels, motion_kernels
 from pdm.operators import blur
 
 

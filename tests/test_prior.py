@@ -9,20 +9,22 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from pdm import datasets, priors
-from pdm.degradations import TILT_BOUND, random_kernels, tilt_fields, to_model_range
-from pdm.priors import (
-    PRIORS,
+from pdm import models
+from pdm.constraints import to_model_range
+from pdm.data import TILT_BOUND, random_kernels, tilt_fields
+from pdm.models import (
     GaussianMixture,
     NetworkPrior,
+    UNet,
+    UNetConfig,
     best_precision,
     load_prior,
     precision_for,
     prior_card,
     save_prior,
 )
+from pdm.paths import PRIORS
 from pdm.schedule import Schedule
-from pdm.unet import UNet, UNetConfig
 
 SMALL = UNetConfig(16, 16, 2, 2, channel_mult=(1, 2), attention_resolution=8, num_head_channels=8)
 SCHEDULE = Schedule.linear()
@@ -74,7 +76,7 @@ def test_a_save_that_dies_leaves_no_prior_rather_than_half_of_one(dying, tmp_pat
             raise OSError("killed")
         replace_file(*names)
 
-    monkeypatch.setattr(priors.os, "replace", die)
+    monkeypatch.setattr(models.os, "replace", die)
     with pytest.raises(OSError, match="killed"):
         save_prior("small", random_network(), {}, tmp_path)
     assert not (tmp_path / "small.json").exists()
@@ -245,7 +247,7 @@ def committed_data(name: str) -> tuple[torch.Tensor, torch.Tensor]:
         data = tilt_fields(216, 64, torch.Generator().manual_seed(20_240)) / TILT_BOUND
         return data[16:], data[:16]
     if name == "image":
-        photos = datasets.photos().images  # for testing alone: no training saw them
+        photos = data.photos().images  # for testing alone: no training saw them
         return photos, photos[::7]
     pytest.skip(f"no data for prior {name!r} without a download")
 

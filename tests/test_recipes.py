@@ -8,21 +8,20 @@ from dataclasses import replace
 import pytest
 import torch
 
-from pdm import datasets, recipes, training
-from pdm.degradations import TILT_BOUND
-from pdm.priors import load_prior
-from pdm.recipes import RECIPES, train_prior
-from pdm.schedule import Velocity
-from pdm.unet import UNet
+from pdm import data
+from pdm.data import TILT_BOUND, splits
+from pdm.models import UNet, Velocity, load_prior
+from pdm.train import loop, recipes
+from pdm.train.recipes import RECIPES, train_prior
 
 
 @pytest.fixture(autouse=True)
 def float32(monkeypatch):
-    monkeypatch.setattr(training, "best_precision", lambda: torch.float32)
+    monkeypatch.setattr(loop, "best_precision", lambda: torch.float32)
 
 
 def tiny_kernel_run(tmp_path, monkeypatch, *arguments: str) -> dict:
-    """`python -m pdm.recipes kernel` on a narrower network; returns the card."""
+    """`python -m pdm.train kernel` on a narrower network; returns the card."""
     recipe = RECIPES["kernel"]
     narrow = replace(recipe.network, model_channels=8, num_head_channels=8)
     monkeypatch.setitem(RECIPES, "kernel", replace(recipe, network=narrow, batch=16))
@@ -124,7 +123,7 @@ def test_tilt_data_are_fields_in_the_models_range_and_digits_have_their_labels()
     assert labels is None and x0.shape == (64, 2, 64, 64)
     assert x0.abs().max() <= 1
     assert 0.4 < (TILT_BOUND * x0).square().mean().sqrt() < 1
-    digits = datasets.digits("test")
+    digits = data.digits("test")
     x0, labels = RECIPES["digits"].data("test")(50, torch.Generator().manual_seed(3))
     for image, label in zip(x0, labels, strict=True):
         (found,) = ((digits.images - image).abs().amax((1, 2, 3)) < 1e-6).nonzero()[:1, 0].tolist()
@@ -143,15 +142,15 @@ def fake_images(monkeypatch) -> None:
     """Faces, cats and photos that are told apart by their red, green and blue; red falls from left to right."""
     ramp = torch.arange(64, 0, -1, dtype=torch.uint8).expand(5, 3, 64, 64).clone()  # five of each
     sets = {name: ramp + 60 * i for i, name in enumerate(("faces", "cats", "photos"))}
-    of = {n: datasets.ImageSet(n, "test", v, tuple("abcde")) for n, v in sets.items()}
-    monkeypatch.setattr(datasets, "load", lambda name, split: of[name])
-    monkeypatch.setattr(datasets, "training_pictures", lambda: list(sets["photos"]))
+    of = {n: data.ImageSet(n, "test", v, tuple("abcde")) for n, v in sets.items()}
+    monkeypatch.setattr(splits, "load", lambda name, split: of[name])
+    monkeypatch.setattr(splits, "training_pictures", lambda: list(sets["photos"]))
 
 
 def test_every_sixteenth_photograph_is_held_out(monkeypatch):
     fake_images(monkeypatch)
     levels = [torch.full((3, 64, 64), i, dtype=torch.uint8) for i in range(40)]
-    monkeypatch.setattr(datasets, "training_pictures", lambda: levels)
+    monkeypatch.setattr(splits, "training_pictures", lambda: levels)
     for split, wanted in (("test", {0, 16, 32}), ("train", set(range(40)) - {0, 16, 32})):
         x0, labels = RECIPES["image"].data(split)(1500, torch.Generator().manual_seed(0))
         assert {round(v) for v in ((x0[labels == 2][:, 0, 0, 0] + 1) * 127.5).tolist()} == wanted
@@ -179,13 +178,13 @@ def test_image_data_come_from_the_real_sets():
 
 
 def test_image_sets_are_spread_over_their_set_and_never_of_another_split(monkeypatch):
-    wheels = recipes.image_set("wheels", "test", 7)
+    wheels = data.image_set("wheels", "test", 7)
     assert wheels.shape == (7, 3, 64, 64)
-    assert torch.equal(wheels[0], datasets.photos().images[0]) and torch.equal(wheels[-1], datasets.photos().images[-1])
-    assert len(recipes.image_set("wheels", "test", 1000)) == 112
+    assert torch.equal(wheels[0], data.photos().images[0]) and torch.equal(wheels[-1], data.photos().images[-1])
+    assert len(data.image_set("wheels", "test", 1000)) == 112
     levels = [torch.full((3, 64, 64), i, dtype=torch.uint8) for i in range(40)]
-    monkeypatch.setattr(datasets, "training_pictures", lambda: levels)
-    crops = ((recipes.image_set("photos", "test", 100)[:, 0, 0, 0] + 1) * 127.5).round()
+    monkeypatch.setattr(splits, "training_pictures", lambda: levels)
+    crops = ((data.image_set("photos", "test", 100)[:, 0, 0, 0] + 1) * 127.5).round()
     assert set(crops.tolist()) == {0, 16, 32}
     for arguments, message in (
         (("dogs", "test", 5), "wanted faces, cats, photos or wheels"),
@@ -194,22 +193,22 @@ def test_image_sets_are_spread_over_their_set_and_never_of_another_split(monkeyp
         (("wheels", "test", 0), "n 0"),
     ):
         with pytest.raises(ValueError, match=message):
-            recipes.image_set(*arguments)
+            data.image_set(*arguments)
 
 
 def test_what_a_table_is_measured_on_has_the_names_of_its_pictures(tmp_path, monkeypatch, capsys):
     monkeypatch.setenv("PDM_DATA", str(tmp_path))
-    images, names = recipes.test_set("photos", 16)
-    every = datasets.photos()
+    images, names = data.test_set("photos", 16)
+    every = data.photos()
     assert len(names) == 16 and torch.equal(images[4], every.images[every.names.index(names[4])])
     assert len({name.split("_")[0] for name in names}) == 7  # the wheels' pictures take turns
-    assert recipes.at_hand(["faces", "photos", "cats"]) == ["photos"]
+    assert data.at_hand(["faces", "photos", "cats"]) == ["photos"]
     shown = capsys.readouterr().out
     assert "without faces: " in shown and "without cats: " in shown
-    with pytest.raises(datasets.NotAtHand):
-        recipes.at_hand(["photos", "faces"], all_wanted=True)
+    with pytest.raises(data.NotAtHand):
+        data.at_hand(["photos", "faces"], all_wanted=True)
     with pytest.raises(ValueError, match="domain 'dogs', n 1; wanted faces, cats or photos"):
-        recipes.at_hand(["dogs"])
+        data.at_hand(["dogs"])
 
 
 def test_weights_are_the_recipes_when_they_have_its_network_and_its_images(tmp_path, monkeypatch):

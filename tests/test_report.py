@@ -2,7 +2,7 @@
 
 import pytest
 
-from pdm import report
+from pdm.study import report
 
 CSV = "dataset,method,n,psnr,mnc,kernel_mse\nfaces,dps,32,25.126,,1.5e-05\ncats,pan,8,20,0.8124,\n"
 
@@ -53,4 +53,4 @@ def test_what_is_not_there_is_said(tables, head, message):
 def test_the_committed_texts_are_not_stale(path):
     text = path.read_text()
     assert text.count("<!-- table ") == text.count("<!-- end -->") == len(report.BLOCK.findall(text)) >= 1
-    assert report.rendered(text) == text, "python -m pdm.report writes it anew"
+    assert report.rendered(text) == text, "python -m pdm.study.report writes it anew"

@@ -18,7 +18,7 @@ METHOD = '''"""A method that takes its time and writes down whenever it begins."
 import os
 import time
 
-from pdm.restoration import Estimate
+from pdm.study.problem import Estimate
 
 
 def slow(cases):
@@ -31,16 +31,18 @@ CELLS = [
     'SCALE = "pocket"\nSEED = 0',
     """import sys
 import torch
-from pdm import benchmark, reproduce
-from pdm.degradations import motion_kernels
-from pdm.restoration import blurred_cases
+from pdm.study import runner
+from pdm.study.statistics import aggregate
+from pdm.study.tables import write_table
+from pdm.data import motion_kernels
+from pdm.study.problem import blurred_cases
 sys.path.insert(0, ".")
 from method import slow
 draw = torch.Generator().manual_seed(SEED)
 cases = blurred_cases(torch.rand(10, 3, 32, 32, generator=draw) * 2 - 1, motion_kernels(10, 16, 0.5, draw), range(10))
-result = benchmark.recorded([benchmark.Method("slow", slow, batch=1)], cases, SCALE)
-table = benchmark.aggregate(result).drop(columns=["seconds_per_image", "fd_vgg", "kid"])
-reproduce.write_table(table, "slow", SCALE, SEED)""",
+result = runner.recorded([runner.Method("slow", slow, batch=1)], cases, SCALE)
+table = aggregate(result).drop(columns=["seconds_per_image", "fd_vgg", "kid"])
+write_table(table, "slow", SCALE, SEED)""",
 ]
 
 

@@ -8,10 +8,14 @@ import numpy as np
 import pytest
 import torch
 
-from pdm import benchmark, distributions, metrics
-from pdm.benchmark import Method, aggregate, bootstrap
-from pdm.degradations import motion_kernels
-from pdm.restoration import Estimate, blurred, blurred_cases
+from pdm import metrics
+from pdm.data import motion_kernels
+from pdm.metrics import distances
+from pdm.study import runner, statistics
+from pdm.study.deblurring import blurred
+from pdm.study.problem import Estimate, blurred_cases
+from pdm.study.runner import Method
+from pdm.study.statistics import aggregate, bootstrap
 
 CALLS = []
 
@@ -60,7 +64,7 @@ def half_nan(cases):
 
 
 def test_a_row_holds_what_the_metrics_say(cases):
-    result = benchmark.run(
+    result = runner.run(
         [Method("oracle", oracle, {"shift": 0.02}, batch=2), Method("blurred", blurred)], cases, "smoke"
     )
     rows = result["oracle"]["rows"]
@@ -74,7 +78,7 @@ def test_a_row_holds_what_the_metrics_say(cases):
 
 
 def test_divergence_is_a_residual_above_three_times_the_noise(cases):
-    result = benchmark.recorded([Method("oracle", oracle), Method("lost", lost)], cases, "smoke")
+    result = runner.recorded([Method("oracle", oracle), Method("lost", lost)], cases, "smoke")
     assert [row["diverged"] for row in result["oracle"]["rows"]] == [False] * 5
     assert [row["residual_ratio"] for row in result["oracle"]["rows"]] == pytest.approx([1] * 5, abs=0.1)
     assert [row["diverged"] for row in result["lost"]["rows"]] == [True] * 5
@@ -83,14 +87,14 @@ def test_divergence_is_a_residual_above_three_times_the_noise(cases):
 
 def test_the_residual_is_held_against_the_noise_and_boundary_of_the_cases(cases):
     loud = blurred_cases(cases.truth, cases.kernels, cases.seeds, cases.names, sigma=0.1, boundary="zero")
-    rows = benchmark.run([Method("oracle", oracle)], loud, "smoke")["oracle"]["rows"]
+    rows = runner.run([Method("oracle", oracle)], loud, "smoke")["oracle"]["rows"]
     assert [row["residual_ratio"] for row in rows] == pytest.approx([1] * 5, abs=0.1)
     assert not any(row["diverged"] for row in rows)
 
 
 def test_what_fails_is_a_row_and_spoils_no_other(cases):
     methods = [Method("oracle", oracle, {"raises_at": "b", "shift": 0.02}), Method("half", half_nan)]
-    result = benchmark.recorded(methods, cases, "smoke")
+    result = runner.recorded(methods, cases, "smoke")
     rows = result["oracle"]["rows"]
     assert [row["diverged"] for row in rows] == [False, True, False, False, False]
     assert math.isnan(rows[1]["psnr"]) and rows[2]["psnr"] > 20
@@ -101,14 +105,14 @@ def test_what_fails_is_a_row_and_spoils_no_other(cases):
 
 
 def test_a_kernel_of_zeros_is_a_row_that_diverged(cases):
-    rows = benchmark.run([Method("no_kernel", no_kernel)], cases, "smoke")["no_kernel"]["rows"]
+    rows = runner.run([Method("no_kernel", no_kernel)], cases, "smoke")["no_kernel"]["rows"]
     assert [row["diverged"] for row in rows] == [False, True, False, False, False]
     assert math.isnan(rows[1]["mnc"]) and math.isnan(rows[1]["psnr"]) and rows[0]["mnc"] == pytest.approx(1)
 
 
 def test_an_estimate_is_held_against_the_measurement_by_the_boundary_that_its_method_took(cases):
     methods = [Method(f"to be {b}", dark_beyond, {"boundary": b}) for b in ("reflect", "zero")]
-    ratios = [record["rows"][0]["residual_ratio"] for record in benchmark.run(methods, cases, "smoke").values()]
+    ratios = [record["rows"][0]["residual_ratio"] for record in runner.run(methods, cases, "smoke").values()]
     assert ratios[0] == pytest.approx(1, abs=0.1) and ratios[1] > 1.5  # the scene was mirrored
 
 
@@ -117,12 +121,12 @@ def test_a_difference_is_of_pairs_and_narrower_than_either_mean(cases):
     hard = draw.normal(0, 5, 40)  # images differ far more than the methods do
     rows = [[{"image": f"i{j}", "psnr": v + 1.0 * better} for j, v in enumerate(hard)] for better in (1, 0)]
     noisy = [{**row, "psnr": row["psnr"] + draw.normal(0, 0.5)} for row in rows[0]]
-    mean, low, high = benchmark.difference({"rows": noisy}, {"rows": rows[1]}, "psnr")
+    mean, low, high = statistics.difference({"rows": noisy}, {"rows": rows[1]}, "psnr")
     assert low < mean < high and low > 0.6 and high < 1.4
     noisy[3]["psnr"] = math.nan  # left out, on both sides
-    assert benchmark.difference({"rows": noisy}, {"rows": rows[1]}, "psnr")[0] == pytest.approx(mean, abs=0.1)
+    assert statistics.difference({"rows": noisy}, {"rows": rows[1]}, "psnr")[0] == pytest.approx(mean, abs=0.1)
     with pytest.raises(ValueError, match="40 and 39 images; wanted the same ones"):
-        benchmark.difference({"rows": noisy}, {"rows": rows[1][1:]}, "psnr")
+        statistics.difference({"rows": noisy}, {"rows": rows[1][1:]}, "psnr")
 
 
 def test_another_error_is_not_hidden(cases):
@@ -130,17 +134,17 @@ def test_another_error_is_not_hidden(cases):
         raise ValueError("a mistake")
 
     with pytest.raises(ValueError, match="a mistake"):
-        benchmark.run([Method("wrong", wrong)], cases, "smoke")
+        runner.run([Method("wrong", wrong)], cases, "smoke")
     same = [Method("same", blurred), Method("same", lost)]
-    for function in (benchmark.run, benchmark.recorded, lambda *of: benchmark.pictures(*of[:2], [0], of[2])):
+    for function in (runner.run, runner.recorded, lambda *of: runner.pictures(*of[:2], [0], of[2])):
         with pytest.raises(ValueError, match="wanted a name each"):
             function(same, cases, "smoke")
 
 
 def test_interrupted_it_goes_on_where_it_stopped(cases, monkeypatch):
     methods = [Method("oracle", oracle, {"shift": 0.02}, batch=2), Method("lost", lost, batch=3)]
-    whole = benchmark.run(methods, cases, "smoke")
-    monkeypatch.setenv("PDM_RESULTS", str(benchmark.reproduce.results_dir("smoke").parent / "again"))
+    whole = runner.run(methods, cases, "smoke")
+    monkeypatch.setenv("PDM_RESULTS", str(runner.reproduce.results_dir("smoke").parent / "again"))
     CALLS.clear()
     stops = Method(
         "oracle", lambda cases, shift: oracle(cases, shift) if "e" not in cases.names else 1 / 0, {"shift": 0.02}
@@ -151,8 +155,8 @@ def test_interrupted_it_goes_on_where_it_stopped(cases, monkeypatch):
         lambda self, part, key=Method.key: key(self, part) | dict.fromkeys(("name", "function"), self.name),
     )
     with pytest.raises(ZeroDivisionError):
-        benchmark.run([Method(stops.name, stops.restore, stops.settings, batch=2)], cases, "smoke")
-    resumed = benchmark.run(methods, cases, "smoke")
+        runner.run([Method(stops.name, stops.restore, stops.settings, batch=2)], cases, "smoke")
+    resumed = runner.run(methods, cases, "smoke")
     assert CALLS == [("a", "b"), ("c", "d"), ("e",)]  # two before the stop, and the one that was missing
     for name in whole:
         assert torch.equal(whole[name]["image"], resumed[name]["image"])
@@ -172,7 +176,7 @@ def test_another_setting_seed_or_image_is_another_part(cases):
 
 
 def test_a_gpu_takes_larger_batches_of_what_networks_restore(monkeypatch):
-    monkeypatch.setattr(benchmark, "best_device", lambda: torch.device("cuda"))
+    monkeypatch.setattr(runner, "best_device", lambda: torch.device("cuda"))
     assert Method("oracle", oracle, priors=("image",)).batch == 128
     assert [Method("blurred", blurred).batch, Method("oracle", oracle, priors=("image",), batch=4).batch] == [16, 4]
 
@@ -180,30 +184,30 @@ def test_a_gpu_takes_larger_batches_of_what_networks_restore(monkeypatch):
 def test_one_method_under_two_names_is_restored_once(cases):
     methods = [Method("first", oracle), Method("second", oracle, batch=5)]
     with ThreadPoolExecutor(2) as pool:
-        found = benchmark.run(methods, cases, "smoke", pool)
+        found = runner.run(methods, cases, "smoke", pool)
     assert len(CALLS) == 1 and torch.equal(found["first"]["image"], found["second"]["image"])
-    assert aggregate(benchmark.recorded(methods, cases, "smoke")).method.tolist() == ["first", "second"]
-    assert len(list((benchmark.reproduce.results_dir("smoke") / "records").iterdir())) == 1
+    assert aggregate(runner.recorded(methods, cases, "smoke")).method.tolist() == ["first", "second"]
+    assert len(list((runner.reproduce.results_dir("smoke") / "records").iterdir())) == 1
 
 
 def test_over_an_executor_the_table_is_the_same(cases):
     methods = [Method("oracle", oracle, {"shift": 0.02}, batch=2), Method("blurred", blurred, batch=2)]
     with ThreadPoolExecutor(2) as pool:
-        benchmark.run(methods, cases, "smoke", pool)
+        runner.run(methods, cases, "smoke", pool)
     assert sorted(CALLS) == [("a", "b"), ("c", "d"), ("e",)]
     columns = ["method", "n", "psnr", "ssim", "lpips", "mnc", "diverged"]
-    over, serial = (aggregate(benchmark.recorded(methods, cases, scale))[columns] for scale in ("smoke", "pocket"))
+    over, serial = (aggregate(runner.recorded(methods, cases, scale))[columns] for scale in ("smoke", "pocket"))
     assert over.equals(serial) and len(CALLS) == 6
 
 
 def test_distances_are_of_all_images_of_a_method(cases, monkeypatch):
-    monkeypatch.setattr(distributions, "features", lambda images: images.flatten(1)[:, :4].double())
+    monkeypatch.setattr(distances, "features", lambda images: images.flatten(1)[:, :4].double())
     eight = blurred_cases(cases.truth[[0, 1, 2, 3, 4, 0, 1, 2]], cases.kernels[[0, 1, 2, 3, 4, 0, 1, 2]], range(8))
     methods = [Method("oracle", oracle), Method("lost", lost), Method("half", half_nan)]
-    table = aggregate(benchmark.recorded(methods, eight, "smoke")).set_index("method")
+    table = aggregate(runner.recorded(methods, eight, "smoke")).set_index("method")
     assert table.loc[["oracle", "half"], ["fd_vgg", "kid"]].abs().max(axis=None) < 1e-6  # of half, the other seven
     assert table.loc["lost", "fd_vgg"] > 0.1
-    few = aggregate(benchmark.recorded(methods, eight[:7], "smoke"))
+    few = aggregate(runner.recorded(methods, eight[:7], "smoke"))
     assert few[["fd_vgg", "kid"]].isna().all(axis=None)
 
 
@@ -230,7 +234,7 @@ def test_an_interval_over_crops_of_few_pictures_is_as_wide_as_the_pictures_diffe
 def test_crops_of_one_photograph_are_drawn_together(cases):
     names = ["cat_0_0_64", "cat_0_64_64", "dog_0_0_64", "Ann_Lee_0001", "Ann_Lee_0002"]
     renamed = blurred_cases(cases.truth, cases.kernels, cases.seeds, names)
-    row = aggregate(benchmark.recorded([Method("blurred", blurred)], renamed, "smoke"))
+    row = aggregate(runner.recorded([Method("blurred", blurred)], renamed, "smoke"))
     values = metrics.psnr(renamed.measurement, renamed.truth).numpy()
     wanted = bootstrap(values, groups=["cat", "cat", "dog", "Ann_Lee_0001", "Ann_Lee_0002"])
     assert (row.psnr_lo.item(), row.psnr_hi.item()) == pytest.approx(wanted)
@@ -238,36 +242,36 @@ def test_crops_of_one_photograph_are_drawn_together(cases):
 
 def test_records_are_taken_up_where_that_is_asked_for_and_no_pictures_with_them(cases, folder, monkeypatch):
     methods = [Method("oracle", oracle, {"shift": 0.02}, batch=2), Method("lost", lost)]
-    first = aggregate(benchmark.recorded(methods, cases, "smoke"))
+    first = aggregate(runner.recorded(methods, cases, "smoke"))
     written = sorted((folder / "smoke" / "records").iterdir())
     assert [path.name.split("-")[0] for path in written] == ["lost", "oracle"] and len(CALLS) == 3
     assert all(path.stat().st_size < 10_000 for path in written)
     shutil.rmtree(folder / "smoke" / "parts")
-    again = aggregate(benchmark.recorded(methods, cases, "smoke"))  # not asked for: computed anew
+    again = aggregate(runner.recorded(methods, cases, "smoke"))  # not asked for: computed anew
     assert len(CALLS) == 6 and again.drop(columns="seconds_per_image").equals(first.drop(columns="seconds_per_image"))
     shutil.rmtree(folder / "smoke" / "parts")
     monkeypatch.setenv("PDM_GO_ON", "1")
-    assert aggregate(benchmark.recorded(methods, cases, "smoke")).equals(again) and len(CALLS) == 6
+    assert aggregate(runner.recorded(methods, cases, "smoke")).equals(again) and len(CALLS) == 6
     assert not (folder / "smoke" / "parts").exists()
-    benchmark.recorded([Method("oracle", oracle, {"shift": 0.03})], cases, "smoke")
+    runner.recorded([Method("oracle", oracle, {"shift": 0.03})], cases, "smoke")
     assert CALLS[6:] == [tuple("abcde")]  # another setting has no record
 
 
 def test_pictures_are_of_the_batches_that_hold_them_alone(cases):
     methods = [Method("oracle", oracle, {"shift": 0.02}, batch=2), Method("blurred", blurred)]
-    found = benchmark.pictures(methods, cases, [3, 0], "smoke")
+    found = runner.pictures(methods, cases, [3, 0], "smoke")
     assert CALLS == [("c", "d"), ("a", "b")]
     assert torch.equal(found["oracle"]["image"], cases.truth[[3, 0]] + 0.02)
     assert [row["image"] for row in found["oracle"]["rows"]] == ["d", "a"] and found["blurred"]["kernel"] is None
-    whole = benchmark.run(methods, cases, "smoke")
+    whole = runner.run(methods, cases, "smoke")
     assert CALLS[2:] == [("e",)] and torch.equal(whole["oracle"]["kernel"][[3, 0]], found["oracle"]["kernel"])
     with pytest.raises(IndexError):
-        benchmark.pictures(methods, cases, [5], "smoke")
+        runner.pictures(methods, cases, [5], "smoke")
 
 
 def test_without_noise_nothing_diverges(cases):
     clean = blurred_cases(cases.truth, cases.kernels, cases.seeds, cases.names, sigma=0.0)
-    rows = benchmark.run([Method("oracle", oracle, {"shift": 0.1})], clean, "smoke")["oracle"]["rows"]
+    rows = runner.run([Method("oracle", oracle, {"shift": 0.1})], clean, "smoke")["oracle"]["rows"]
     assert not any(row["diverged"] for row in rows) and all(math.isnan(row["residual_ratio"]) for row in rows)
 
 
@@ -279,17 +283,17 @@ def test_of_batches_elsewhere_those_that_do_not_fail_are_kept(cases, monkeypatch
     )
     bad = Method("oracle", lambda cases: oracle(cases) if "a" not in cases.names else 1 / 0, batch=1)
     with ThreadPoolExecutor(1) as pool, pytest.raises(ZeroDivisionError):
-        benchmark.run([bad], cases, "smoke", pool)
+        runner.run([bad], cases, "smoke", pool)
     CALLS.clear()
-    benchmark.run([Method("oracle", oracle, batch=1)], cases, "smoke")
+    runner.run([Method("oracle", oracle, batch=1)], cases, "smoke")
     assert CALLS == [("a",)]
 
 
 def test_with_nothing_left_to_do_no_scheduler_is_asked(cases, monkeypatch):
-    benchmark.run([Method("oracle", oracle)], cases, "smoke")
+    runner.run([Method("oracle", oracle)], cases, "smoke")
     monkeypatch.setenv("EXECUTOR", "tcp://127.0.0.1:1")
-    monkeypatch.setattr(benchmark, "connected", None)
-    assert len(benchmark.run([Method("oracle", oracle)], cases, "smoke")["oracle"]["rows"]) == 5
+    monkeypatch.setattr(runner, "connected", None)
+    assert len(runner.run([Method("oracle", oracle)], cases, "smoke")["oracle"]["rows"]) == 5
 
 
 @pytest.mark.parametrize(("name", "batch"), [("a/b", 1), ("", 1), ("a", 0)])

@@ -10,10 +10,10 @@ import torch
 from adm_reference import reference, tiny_prior
 
 from pdm.constraints import l1, shift_and_divide, simplex
-from pdm.degradations import add_noise, gaussian_kernels
+from pdm.data import add_noise, gaussian_kernels
 from pdm.guidance import DPS, sqrt_alpha_bar
+from pdm.models import FlatPrior, GaussianMixture, Prediction
 from pdm.operators import blur, correlate
-from pdm.priors import FlatPrior, GaussianMixture, Prediction
 from pdm.sampler import Component, NoiseStreams, sample
 from pdm.schedule import Schedule, ancestral_step, ddim_step
 

@@ -7,10 +7,11 @@ import pytest
 import torch
 from scipy.ndimage import gaussian_filter
 
-from pdm import restoration, scale_space
-from pdm.degradations import motion_kernels
-from pdm.scale_space import closest_blur, gaussian_blur, predicted_std, pyramid_stds, radial_power, renoise_step
+from pdm.data import motion_kernels
+from pdm.paper import scale_space
+from pdm.paper.scale_space import closest_blur, gaussian_blur, predicted_std, pyramid_stds, radial_power, renoise_step
 from pdm.schedule import Schedule
+from pdm.study import deblurring, problem
 
 SCHEDULE = Schedule.linear()
 
@@ -22,7 +23,7 @@ def pictures(n=2, size=32, seed=0):
 def cases(n=2):
     truth = torch.nn.functional.avg_pool2d(pictures(n, 128), 2)
     kernels = motion_kernels(n, 32, 0.5, torch.Generator().manual_seed(1))
-    return restoration.blurred_cases(truth, kernels, range(n))
+    return problem.blurred_cases(truth, kernels, range(n))
 
 
 @pytest.mark.parametrize("std", [1.5, 2.0, 5.0])
@@ -112,7 +113,7 @@ def test_renoising_gives_the_forward_process():
 @pytest.mark.parametrize("boundary", ["reflect", "zero"])
 def test_the_ancestral_course_is_algorithm_1(boundary):
     these = replace(cases(), boundary=boundary)
-    found, expected = scale_space.restore(these, 2, "photos"), restoration.blind_dps(these, 2, "photos")
+    found, expected = scale_space.restore(these, 2, "photos"), deblurring.blind_dps(these, 2, "photos")
     assert torch.equal(found.image, expected.image) and torch.equal(found.kernel, expected.kernel)
 
 
@@ -138,7 +139,7 @@ def test_another_course_is_refused():
 
 def test_a_trajectory_ends_where_the_method_does():
     these = cases()
-    path, last = scale_space.trajectory(these, 4, "photos", every=2, shown=1), restoration.blind_dps(these, 4, "photos")
+    path, last = scale_space.trajectory(these, 4, "photos", every=2, shown=1), deblurring.blind_dps(these, 4, "photos")
     assert path["t"].tolist() == [999, 333, 0] and path["image"].shape == (3, 1, 3, 64, 64)
     torch.testing.assert_close(path["image_mse"][-1], (last.image - these.truth).square().mean((1, 2, 3)))
     torch.testing.assert_close(path["kernel_mse"][-1], (last.kernel - these.kernels).square().mean((1, 2, 3)))

@@ -5,10 +5,10 @@ import time
 import pytest
 import torch
 
-from pdm.benchmark import Method
-from pdm.degradations import motion_kernels
-from pdm.restoration import Estimate, blurred_cases
-from pdm.scaling import measured, projected
+from pdm.data import motion_kernels
+from pdm.paper.scaling import measured, projected
+from pdm.study.problem import Estimate, blurred_cases
+from pdm.study.runner import Method
 
 
 def asleep(cases) -> Estimate:

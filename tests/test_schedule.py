@@ -7,7 +7,8 @@ import numpy as np
 import pytest
 import torch
 
-from pdm.schedule import Schedule, Velocity, ancestral_step, ddim_step
+from pdm.models import Velocity
+from pdm.schedule import Schedule, ancestral_step, ddim_step
 
 JUMPS = [(999, 998), (999, 947), (500, 499), (500, 20), (2, 1), (1, 0), (999, 0)]
 

@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from pdm.baselines import self_deblur
-from pdm.degradations import gaussian_kernels
+from pdm.data import gaussian_kernels
 from pdm.operators import blur
 
 

@@ -7,21 +7,20 @@ from itertools import islice
 import pytest
 import torch
 
-from pdm import training
 from pdm.baselines import supervised
-from pdm.baselines.supervised import Adversarial, Regression, charbonnier
-from pdm.priors import NetworkPrior
-from pdm.recipes import RECIPES
-from pdm.training import Recipe, train
-from pdm.training_data import random_blur, random_turbulence
-from pdm.unet import UNet, UNetConfig
+from pdm.models import NetworkPrior, UNet, UNetConfig
+from pdm.train import loop
+from pdm.train.loop import Recipe, train
+from pdm.train.objectives import Adversarial, Regression, charbonnier
+from pdm.train.recipes import RECIPES
+from pdm.train.sources import random_blur, random_turbulence
 
 TINY = UNetConfig(32, 8, 3, 3, channel_mult=(1,), attention_resolution=0, num_head_channels=8, patch=2)
 
 
 @pytest.fixture(autouse=True)
 def float32(monkeypatch):
-    monkeypatch.setattr(training, "best_precision", lambda: torch.float32)
+    monkeypatch.setattr(loop, "best_precision", lambda: torch.float32)
 
 
 def flat_images(split: str):

@@ -6,8 +6,8 @@ from itertools import product
 import pytest
 import torch
 
-from pdm import exact
-from pdm.priors import EmpiricalPrior, GaussianMixture
+from pdm.models import EmpiricalPrior, GaussianMixture
+from pdm.paper import theory
 from pdm.schedule import Schedule
 
 SCHEDULE = Schedule.linear()
@@ -33,7 +33,7 @@ def scene() -> dict:
 
 def at_means(y, x, k, t, images, kernels, sigma) -> torch.Tensor:
     """What Theorem 1 puts in place of the sum."""
-    return exact.log_gaussian(y, circular(images.mean(x, t), kernels.mean(k, t)), sigma)
+    return theory.log_gaussian(y, circular(images.mean(x, t), kernels.mean(k, t)), sigma)
 
 
 def density(y: torch.Tensor, mean: torch.Tensor, variance: float) -> float:
@@ -64,9 +64,9 @@ def test_an_empirical_prior_is_a_mixture_of_points_with_no_width(t, scene):
 def test_the_likelihood_is_the_sum_over_all_pairs(scene):
     images, kernels, y, t = scene["images"], scene["kernels"], scene["y"], 500
     x, k = normal(2, 6, seed=3), normal(2, 6, seed=4)
-    table = exact.measurements(images.points, kernels.points, circular)
+    table = theory.measurements(images.points, kernels.points, circular)
     assert table.shape == (3, 2, 6)
-    found = exact.log_likelihood(y, x, k, t, images, kernels, table, SIGMA).exp()
+    found = theory.log_likelihood(y, x, k, t, images, kernels, table, SIGMA).exp()
     for b in range(2):
         shares = by_bayes(images, x[b], t), by_bayes(kernels, k[b], t)
         expected = 0.0
@@ -85,9 +85,9 @@ def test_the_likelihood_is_the_sum_over_all_pairs(scene):
 
 def test_the_joint_posterior_is_what_draws_that_gave_y_are(scene):
     images, kernels = scene["images"], scene["kernels"]
-    table = exact.measurements(images.points, kernels.points, circular)
+    table = theory.measurements(images.points, kernels.points, circular)
     y = table[0, 1] + 0.1
-    found = exact.joint_posterior(y, images, kernels, table, sigma=0.5)
+    found = theory.joint_posterior(y, images, kernels, table, sigma=0.5)
     terms = torch.tensor(
         [
             [wi * wj * density(y, table[i, j], 0.25) for j, wj in enumerate(kernels.weights.tolist())]
@@ -101,8 +101,8 @@ def test_the_joint_posterior_is_what_draws_that_gave_y_are(scene):
 def test_near_the_clean_signal_the_approximation_is_exact_and_the_bound_is_nothing(scene):
     images, kernels, y = scene["images"], scene["kernels"], scene["y"]
     x, k = images.points[1:2], kernels.points[:1]
-    table = exact.measurements(images.points, kernels.points, circular)
-    one = exact.log_likelihood(y, x, k, 0, images, kernels, table, SIGMA)
+    table = theory.measurements(images.points, kernels.points, circular)
+    one = theory.log_likelihood(y, x, k, 0, images, kernels, table, SIGMA)
     other = at_means(y, x, k, 0, images, kernels, SIGMA)
     torch.testing.assert_close(one, other)
 
@@ -111,7 +111,7 @@ def test_near_the_clean_signal_the_approximation_is_exact_and_the_bound_is_nothi
 
     matrix = torch.stack([circular(row[None], kernels.points[:1])[0] for row in torch.eye(6, dtype=torch.float64)])
     assert norm(kernels.points[:1]).item() == pytest.approx(torch.linalg.matrix_norm(matrix, 2).item())
-    bounds = [exact.misfit_bound(x, k, t, images, kernels, norm).item() for t in (0, 300, 900)]
+    bounds = [theory.misfit_bound(x, k, t, images, kernels, norm).item() for t in (0, 300, 900)]
     assert bounds[0] == pytest.approx(0, abs=1e-12) and bounds[1] < bounds[2]
 
 
@@ -132,33 +132,33 @@ def test_the_jensen_gap_is_within_its_bound(t, sigma, constrain, scene):
         return torch.fft.rfft(signals).abs().amax(1)
 
     x, k = SCHEDULE.diffuse(images.points, normal(3, 6, seed=5), t), normal(3, 6, seed=6)
-    table = exact.measurements(images.points, kernels.points, operator)
+    table = theory.measurements(images.points, kernels.points, operator)
     means = operator(images.mean(x, t), kernels.mean(k, t))
     shares = images.posterior(x, t)[:, :, None] * kernels.posterior(k, t)[:, None]
     misfit = (shares * (table[None] - means[:, None, None]).norm(dim=-1)).sum((1, 2))
-    bound = exact.misfit_bound(x, k, t, images, kernels, norm, constrain)
+    bound = theory.misfit_bound(x, k, t, images, kernels, norm, constrain)
     assert (misfit <= bound + 1e-12).all()
-    true = exact.log_likelihood(y, x, k, t, images, kernels, table, sigma).exp()
-    gap = (true - exact.log_gaussian(y, means, sigma).exp()).abs()
-    assert (gap <= exact.lipschitz_constant(6, sigma) * bound).all()
+    true = theory.log_likelihood(y, x, k, t, images, kernels, table, sigma).exp()
+    gap = (true - theory.log_gaussian(y, means, sigma).exp()).abs()
+    assert (gap <= theory.lipschitz_constant(6, sigma) * bound).all()
 
 
 def test_no_slope_of_a_gaussian_is_steeper_than_its_lipschitz_constant():
     for size, sigma in ((1, 0.3), (3, 0.7)):
         r = torch.linspace(0, 5 * sigma, 100_001, dtype=torch.float64)
         along = torch.cat([r[:, None], torch.zeros(len(r), size - 1, dtype=torch.float64)], 1)
-        values = exact.log_gaussian(torch.zeros(size, dtype=torch.float64), along, sigma).exp()
+        values = theory.log_gaussian(torch.zeros(size, dtype=torch.float64), along, sigma).exp()
         steepest = (values.diff() / r.diff()).abs().max().item()
-        assert steepest == pytest.approx(exact.lipschitz_constant(size, sigma), rel=1e-6)
-    assert exact.paper_constant(1, 1.0) == pytest.approx(math.exp(-0.5) / math.sqrt(2 * math.pi))
+        assert steepest == pytest.approx(theory.lipschitz_constant(size, sigma), rel=1e-6)
+    assert theory.paper_constant(1, 1.0) == pytest.approx(math.exp(-0.5) / math.sqrt(2 * math.pi))
 
 
 def test_gradients_are_finite_where_a_posterior_underflows(scene):
     images, kernels = scene["images"], scene["kernels"]
-    table = exact.measurements(images.points, kernels.points, circular)
+    table = theory.measurements(images.points, kernels.points, circular)
     x, k = (v[:1].clone().requires_grad_() for v in (images.points, kernels.points))
     assert images.posterior(x, 0).min() == 0 and images.log_posterior(x, 0).isfinite().all()
-    value = exact.log_likelihood(scene["y"], x, k, 0, images, kernels, table, SIGMA)
+    value = theory.log_likelihood(scene["y"], x, k, 0, images, kernels, table, SIGMA)
     assert all(g.isfinite().all() for g in torch.autograd.grad(value.sum(), (x, k)))
 
 

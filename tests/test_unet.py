@@ -12,7 +12,8 @@ import torch.nn.functional as F
 from safetensors import safe_open
 from safetensors.torch import save_file
 
-from pdm.unet import AttentionBlock, UNet, UNetConfig, fold_patches, load_adm, timestep_embedding, unfold_patches
+from pdm.models import UNet, UNetConfig, load_adm
+from pdm.models.unet import AttentionBlock, fold_patches, timestep_embedding, unfold_patches
 
 ADM = Path(__file__).parent / "data" / "adm"
 MANIFEST = json.loads((ADM / "manifest.json").read_text())

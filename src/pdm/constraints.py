@@ -9,8 +9,6 @@ import math
 import torch
 from torch import Tensor
 
-__all__ = ["l0", "l1", "project_simplex", "projection", "shift_and_divide", "simplex"]
-
 
 def _kernel_scale(x: Tensor) -> Tensor:
     """u = (x + 1) / 2 of kernels B 1 h w; ValueError for another number of dimensions, or values not finite."""
@@ -83,3 +81,18 @@ def l0(x: Tensor, width: float = 0.1) -> Tensor:
         raise ValueError(f"width is {width}; wanted it above 0")
     square = ((x + 1) / 2).square().flatten(1)
     return (square / (square + width**2)).sum(1)
+
+
+def to_model_range(kernel: Tensor) -> Tensor:
+    """Kernels as their prior sees them: scaled so that the least possible value is -1 and the largest present 1.
+
+    Raises: ValueError for a kernel that is nowhere above 0.
+    """
+    if not (kernel.amax((-2, -1)) > 0).all():
+        raise ValueError("a kernel is nowhere above 0, or NaN; wanted kernels of sum 1")
+    return 2 * kernel / kernel.amax((-2, -1), keepdim=True) - 1
+
+
+def from_model_range(x: Tensor) -> Tensor:
+    """Undo `to_model_range` up to the scale, which it does not keep: [-1, 1] -> [0, 1]."""
+    return (x + 1) / 2

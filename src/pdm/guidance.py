@@ -11,8 +11,6 @@ from torch import Tensor
 
 from pdm.schedule import Schedule
 
-__all__ = ["DPS", "operator_parameters", "sqrt_alpha_bar"]
-
 StepSize = float | Callable[[int], float]
 Penalty = Callable[[Tensor], Tensor]
 
@@ -88,3 +86,24 @@ def _check_size(name: str, value: float) -> float:
     if not isinstance(value, Real) or not (math.isfinite(value) and value >= 0):
         raise ValueError(f"the step or weight of {name} is {value!r}; wanted a finite number, 0 or more")
     return value
+
+
+def step_sizes(
+    steps: int, image: float = 1.0, kernel: float = 0.6, constant: bool = False, fade: int = 100
+) -> dict[str, StepSize]:
+    """Step sizes of image and kernel, given for 1,000 steps: a sqrt(alpha_bar_t), or `constant` a.
+
+    Fewer steps want larger ones, in proportion: it is their sum over the process that moves an estimate. The constant
+    is the paper's, the factor sqrt(alpha_bar_t) the authors' release's; notebook 08 compares the two. The kernel's is
+    times min(1, t / `fade`) too unless it is constant, and not with `fade` 0: the residual's curvature is many times
+    larger in the kernel than in the image, so that a step which does not shrink with the noise makes it shiver.
+    Raises: ValueError for a negative `fade`.
+    """
+    if fade < 0:
+        raise ValueError(f"fade is {fade}; wanted 0 or more time steps")
+    schedule = Schedule.linear()
+    sizes = {name: a * 1000 / steps for name, a in (("image", image), ("kernel", kernel))}
+    if constant:
+        return sizes
+    size = {name: sqrt_alpha_bar(schedule, a) for name, a in sizes.items()}
+    return size | {"kernel": lambda t: size["kernel"](t) * min(1.0, t / fade if fade else 1.0)}

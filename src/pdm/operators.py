@@ -3,12 +3,12 @@
 The names of their arguments are the names of the components that the sampler estimates.
 """
 
+from inspect import Parameter, Signature
+
 import torch
 import torch.nn.functional as F
 from scipy.fft import next_fast_len
 from torch import Tensor
-
-__all__ = ["BOUNDARIES", "blur", "correlate", "turbulence", "warp"]
 
 BOUNDARIES = ("zero", "circular", "reflect", "valid")
 
@@ -115,3 +115,19 @@ def _check(image: Tensor, kernel: Tensor, boundary: str, method: str) -> None:
         raise ValueError(f"boundary is {boundary!r}; wanted one of {', '.join(BOUNDARIES)}")
     if method not in ("fft", "direct"):
         raise ValueError(f"method is {method!r}; wanted 'fft' or 'direct'")
+
+
+class Frames:
+    """The operator of K frames: `frames(image, kernel, tilt_0, ..., tilt_K-1)`, B 3 H W each, stacked along channels.
+
+    Its signature names as many tilts as there are frames, so that each is a component of its own (Remark 1).
+    """
+
+    def __init__(self, count: int, boundary: str = "reflect"):
+        self.boundary = boundary
+        self.tilts = [f"tilt_{i}" for i in range(count)]
+        names = ["image", "kernel", *self.tilts]
+        self.__signature__ = Signature([Parameter(name, Parameter.KEYWORD_ONLY) for name in names])
+
+    def __call__(self, image: Tensor, kernel: Tensor, **tilts: Tensor) -> Tensor:
+        return torch.cat([turbulence(image, kernel, tilts[name], self.boundary) for name in self.tilts], dim=1)

@@ -12,8 +12,6 @@ from torch import Tensor
 
 from pdm.schedule import Schedule, Step, ancestral_step
 
-__all__ = ["Component", "Guidance", "NoiseStreams", "State", "sample", "stream"]
-
 Values = dict[str, Tensor]
 
 
@@ -123,6 +121,19 @@ def sample(
     pairs = schedule.pairs(steps)
     noise = noise or NoiseStreams(seeds)
     return _reverse(dict(components), guidance, pairs, schedule, step, noise, torch.device(device))
+
+
+def final(states: Iterable[State]) -> State:
+    """Run a reverse process to its end and return its last state; earlier ones are freed as it goes.
+
+    Raises: ValueError for a process without a state; what the process raises.
+    """
+    last = None
+    for state in states:
+        last = state
+    if last is None:
+        raise ValueError("there are no states; wanted a process of one step at least")
+    return last
 
 
 def _reverse(components, guidance, pairs, schedule, step, noise, device) -> Iterator[State]:

@@ -14,8 +14,6 @@ from numbers import Integral
 import torch
 from torch import Tensor
 
-__all__ = ["Schedule", "Step", "Velocity", "ancestral_step", "ddim_step"]
-
 
 @dataclass(frozen=True, eq=False)
 class Schedule:
@@ -102,49 +100,6 @@ class Schedule:
         """
         alpha_bar = self.alpha_bar_at(t, x)
         return (1 / alpha_bar).sqrt().to(x.dtype) * x - (1 / alpha_bar - 1).sqrt().to(x.dtype) * noise
-
-
-@dataclass(frozen=True)
-class Velocity:
-    """What a network may predict in place of noise: the velocity of the standardised data.
-
-    With d = (x0 - mean) / std, x_t less its mean and divided by its standard deviation is u = sin d + cos noise, where
-    the angle falls from 90 degrees at the clean signal to 0 at pure noise. The network sees u and predicts
-    v = cos d - sin noise; then noise = cos u - sin v. Where the signal is faint, sin is small, and an error of the
-    network hardly reaches the noise: a network that predicts noise itself has there to be exact to
-    sqrt(alpha_bar), or the denoised estimate is lost.
-    `mean` and `std` are of all values of the data, in the prior's range. Raises: ValueError for a std not above 0.
-    Source: v-prediction of Salimans & Ho (2022), with the unit-variance scaling of EDM (Karras et al. 2022).
-    """
-
-    mean: float
-    std: float
-
-    def __post_init__(self):
-        if not (math.isfinite(self.mean) and math.isfinite(self.std) and self.std > 0):
-            raise ValueError(f"mean and std are {self.mean}, {self.std}; wanted finite numbers, std above 0")
-
-    def input(self, schedule: Schedule, x: Tensor, t: int | Tensor) -> Tensor:
-        """u, what the network sees of x_t: of mean 0 and variance 1 at every time step."""
-        alpha_bar = schedule.alpha_bar_at(t, x)
-        spread = (alpha_bar * self.std**2 + 1 - alpha_bar).sqrt()
-        return (x - (alpha_bar.sqrt() * self.mean).to(x.dtype)) / spread.to(x.dtype)
-
-    def target(self, schedule: Schedule, x0: Tensor, noise: Tensor, t: int | Tensor) -> Tensor:
-        """v, what the network learns to predict: of variance 1 at every time step."""
-        cos, sin = self._rotation(schedule, x0, t)
-        return cos * (x0 - self.mean) / self.std - sin * noise
-
-    def noise(self, schedule: Schedule, u: Tensor, v: Tensor, t: int | Tensor) -> Tensor:
-        """The noise that a predicted velocity stands for."""
-        cos, sin = self._rotation(schedule, u, t)
-        return cos * u - sin * v
-
-    def _rotation(self, schedule: Schedule, like: Tensor, t: int | Tensor) -> tuple[Tensor, Tensor]:
-        alpha_bar = schedule.alpha_bar_at(t, like)
-        signal, noise = alpha_bar.sqrt() * self.std, (1 - alpha_bar).sqrt()
-        length = (signal**2 + noise**2).sqrt()
-        return (noise / length).to(like.dtype), (signal / length).to(like.dtype)
 
 
 Step = Callable[[Schedule, Tensor, Tensor, int, int, Tensor, "Tensor | None"], Tensor]

@@ -13,8 +13,6 @@ from torch import Tensor
 from pdm.sampler import NoiseStreams, State
 from pdm.schedule import Schedule
 
-__all__ = ["ILVR", "low_pass"]
-
 
 def low_pass(x: Tensor, factor: int) -> Tensor:
     """Down by `factor` and up again, bicubic: B C H W. What is left are waves longer than two of its pixels."""

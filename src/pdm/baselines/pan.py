@@ -16,8 +16,6 @@ from skimage.filters import threshold_otsu
 from skimage.restoration import denoise_bilateral
 from torch import Tensor
 
-__all__ = ["PAN_DCP", "PAN_L0", "Settings", "deblur", "deconvolve_l0", "deconvolve_tv", "estimate_kernel"]
-
 
 @dataclass(frozen=True)
 class Settings:

@@ -14,8 +14,6 @@ from torch import Generator, Tensor, nn
 
 from pdm.operators import blur
 
-__all__ = ["deblur"]
-
 
 class Scale(nn.Module):
     """One scale of the image's network: down by two, whatever is `below`, up again, joined with a skip."""

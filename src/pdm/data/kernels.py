@@ -10,22 +10,8 @@ import math
 import torch
 from torch import Generator, Tensor
 
-__all__ = [
-    "SIGMA",
-    "TILT_BOUND",
-    "add_noise",
-    "from_model_range",
-    "gaussian_kernels",
-    "motion_kernels",
-    "random_kernels",
-    "tilt_fields",
-    "to_model_range",
-]
-
 MOTION_INTENSITY = (0.2, 1.0)  # what the kernel prior is trained on: the paper's range
 GAUSSIAN_STD = (0.1 / 64, 5.0 / 64)  # likewise, in units of the canvas: the paper's 0.1 to 5.0 on 64 pixels
-SIGMA = 0.02  # noise of the paper, on the [-1, 1] scale
-TILT_BOUND = 2.5  # pixels: displacements are clipped there, as in the release
 POINTS = 16  # of a trajectory per pixel of the canvas: about two a pixel at the fastest, on any canvas
 
 
@@ -115,80 +101,6 @@ def random_kernels(n: int, size: int, generator: Generator) -> Tensor:
     low, high = (size * bound for bound in GAUSSIAN_STD)
     gaussian = gaussian_kernels(n, size, low + (high - low) * torch.rand(n, generator=generator))
     return torch.where(motion[:, None, None, None], kernels, gaussian)
-
-
-def tilt_fields(
-    n: int,
-    size: int,
-    generator: Generator,
-    patches: int = 500,
-    half_width: int | None = None,
-    std: float = 1.0,
-    strength: tuple[float, float] = (0.15, 0.6),
-) -> Tensor:
-    """`n` tilt fields: random patches of smoothed white noise, added up at random places.
-
-    The paper's, for 256 pixels, are M = 500 patches of half-width 32, smoothed by a Gaussian of std 1 pixel, each
-    with a strength uniform in (0.1, 0.4). On 64 pixels the half-width becomes 8, an eighth of the side as there
-    (`half_width` None), so that a pixel lies in 31 patches as there; the smoothing stays 1 pixel, below which a grid
-    shows nothing; and the strength grows by half, so that displacements of 0.6 pixels root mean square are seen.
-    `patches` counts those whose centre lies in the field; around it lie as many in proportion, lest the rim be calm.
-
-    White noise adds up to white noise: the sum over patches of G * (strength noise) is drawn at once, as
-    G * (sqrt(sum over the patches at a pixel of strength^2) noise), which has the same distribution.
-    Returns: n 2 size size, float32, in pixels, clipped to +-TILT_BOUND; channel 0 along columns, 1 along rows.
-    Raises: ValueError for n < 1, size < 3, or a parameter that is not above 0.
-    """
-    _check(n, size, "tilt fields")
-    half = max(1, size // 8) if half_width is None else half_width
-    low, high = strength
-    if patches < 1 or half < 1 or not std > 0 or not 0 < low <= high:
-        raise ValueError(
-            f"{patches} patches of half-width {half}, std {std}, strength {strength}; wanted all above 0, in order"
-        )
-    reach = math.ceil(4 * std)
-    side = size + 2 * reach  # smoothing looks that far beyond the field
-    around = side + 2 * half - 1  # corners of patches that touch it
-    count = round(patches * (around / size) ** 2)
-    place = torch.randint(around**2, (n, count), generator=generator)
-    power = (low + (high - low) * torch.rand(n, count, generator=generator)).square()
-    corners = torch.zeros(n, around**2).scatter_add_(1, place, power).reshape(n, 1, around, around)
-    variance = torch.nn.functional.avg_pool2d(corners, 2 * half, stride=1) * (2 * half) ** 2  # n 1 side side
-    noise = variance.sqrt() * torch.randn(n, 2, side, side, generator=generator)
-    offset = torch.arange(-reach, reach + 1, dtype=torch.float32)
-    profile = torch.exp(-0.5 * (offset / std) ** 2)
-    profile = (profile / profile.sum()).expand(2, 1, 1, -1)
-    smooth = torch.nn.functional.conv2d(noise, profile, groups=2)
-    smooth = torch.nn.functional.conv2d(smooth, profile.transpose(-1, -2), groups=2)
-    return smooth.clamp(-TILT_BOUND, TILT_BOUND)
-
-
-def to_model_range(kernel: Tensor) -> Tensor:
-    """Kernels as their prior sees them: scaled so that the least possible value is -1 and the largest present 1.
-
-    Raises: ValueError for a kernel that is nowhere above 0.
-    """
-    if not (kernel.amax((-2, -1)) > 0).all():
-        raise ValueError("a kernel is nowhere above 0, or NaN; wanted kernels of sum 1")
-    return 2 * kernel / kernel.amax((-2, -1), keepdim=True) - 1
-
-
-def from_model_range(x: Tensor) -> Tensor:
-    """Undo `to_model_range` up to the scale, which it does not keep: [-1, 1] -> [0, 1]."""
-    return (x + 1) / 2
-
-
-def add_noise(image: Tensor, sigma: float, generator: Generator) -> Tensor:
-    """y + n, n ~ N(0, sigma^2), with sigma on the [-1, 1] scale of the image.
-
-    A paper that counts in [0, 1] calls the same noise sigma / 2. Raises: ValueError for a negative sigma.
-    """
-    if not (math.isfinite(sigma) and sigma >= 0):
-        raise ValueError(f"sigma is {sigma}; wanted 0 or more, on the scale of an image in [-1, 1]")
-    if not image.is_floating_point():
-        raise ValueError(f"the image is {image.dtype}; wanted floating point, in [-1, 1]")
-    noise = torch.randn(image.shape, generator=generator, dtype=image.dtype)
-    return image + sigma * noise.to(image.device)
 
 
 def _check(n: int, size: int, what: str = "kernels") -> None:

@@ -4,8 +4,6 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-__all__ = ["GroupNorm", "Normalised"]
-
 
 class Normalised(torch.autograd.Function):
     """y = gain (x - mean) / std + offset, mean and std over the pixels and channels of each of `groups` groups.

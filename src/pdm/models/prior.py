@@ -1,38 +1,15 @@
 """Priors: whatever predicts the noise in x_t. Networks with their committed weights, and priors known exactly."""
 
-import hashlib
-import json
 import math
-import os
 from collections.abc import Callable
 from dataclasses import dataclass
-from pathlib import Path
 from typing import NamedTuple
 
-import safetensors.torch
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from pdm.schedule import Schedule, Velocity
-from pdm.unet import UNet, UNetConfig, load_adm
-
-__all__ = [
-    "PRIORS",
-    "EmpiricalPrior",
-    "FlatPrior",
-    "GaussianMixture",
-    "NetworkPrior",
-    "Prediction",
-    "Prior",
-    "best_device",
-    "best_precision",
-    "load_prior",
-    "precision_for",
-    "prior_card",
-    "save_prior",
-]
-
-PRIORS = Path(os.environ.get("PDM_PRIORS") or Path(__file__).resolve().parents[2] / "data" / "priors")
+from pdm.models.unet import UNet
+from pdm.schedule import Schedule
 
 
 class Prediction(NamedTuple):
@@ -46,25 +23,47 @@ Prior = Callable[[Tensor, int], Prediction]
 """prior(x, t): x is B C *S at time step t (one for the whole batch); the noise has the shape of x."""
 
 
-def best_device() -> torch.device:
-    """A CUDA device where there is one, else the CPU."""
-    return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+@dataclass(frozen=True)
+class Velocity:
+    """What a network may predict in place of noise: the velocity of the standardised data.
 
-
-def best_precision(device: torch.device | str = "cpu") -> torch.dtype:
-    """bfloat16 where the hardware multiplies it (CUDA from Ampere on, a CPU with AMX or AVX512-BF16), else float32.
-
-    Elsewhere it is emulated: on a CPU hundreds of times slower than float32. The environment's PDM_PRECISION overrules
-    it, so that machines of several kinds compute the same. Raises: ValueError if that is neither of the two.
+    With d = (x0 - mean) / std, x_t less its mean and divided by its standard deviation is u = sin d + cos noise, where
+    the angle falls from 90 degrees at the clean signal to 0 at pure noise. The network sees u and predicts
+    v = cos d - sin noise; then noise = cos u - sin v. Where the signal is faint, sin is small, and an error of the
+    network hardly reaches the noise: a network that predicts noise itself has there to be exact to
+    sqrt(alpha_bar), or the denoised estimate is lost.
+    `mean` and `std` are of all values of the data, in the prior's range. Raises: ValueError for a std not above 0.
+    Source: v-prediction of Salimans & Ho (2022), with the unit-variance scaling of EDM (Karras et al. 2022).
     """
-    if wanted := os.environ.get("PDM_PRECISION"):
-        if wanted not in ("float32", "bfloat16"):
-            raise ValueError(f"PDM_PRECISION is {wanted!r}; wanted float32 or bfloat16")
-        return getattr(torch, wanted)
-    if torch.device(device).type == "cuda":
-        return torch.bfloat16 if torch.cuda.is_bf16_supported(including_emulation=False) else torch.float32
-    fast = torch.cpu._is_amx_tile_supported() or torch.cpu._is_avx512_bf16_supported()
-    return torch.bfloat16 if fast else torch.float32
+
+    mean: float
+    std: float
+
+    def __post_init__(self):
+        if not (math.isfinite(self.mean) and math.isfinite(self.std) and self.std > 0):
+            raise ValueError(f"mean and std are {self.mean}, {self.std}; wanted finite numbers, std above 0")
+
+    def input(self, schedule: Schedule, x: Tensor, t: int | Tensor) -> Tensor:
+        """u, what the network sees of x_t: of mean 0 and variance 1 at every time step."""
+        alpha_bar = schedule.alpha_bar_at(t, x)
+        spread = (alpha_bar * self.std**2 + 1 - alpha_bar).sqrt()
+        return (x - (alpha_bar.sqrt() * self.mean).to(x.dtype)) / spread.to(x.dtype)
+
+    def target(self, schedule: Schedule, x0: Tensor, noise: Tensor, t: int | Tensor) -> Tensor:
+        """v, what the network learns to predict: of variance 1 at every time step."""
+        cos, sin = self._rotation(schedule, x0, t)
+        return cos * (x0 - self.mean) / self.std - sin * noise
+
+    def noise(self, schedule: Schedule, u: Tensor, v: Tensor, t: int | Tensor) -> Tensor:
+        """The noise that a predicted velocity stands for."""
+        cos, sin = self._rotation(schedule, u, t)
+        return cos * u - sin * v
+
+    def _rotation(self, schedule: Schedule, like: Tensor, t: int | Tensor) -> tuple[Tensor, Tensor]:
+        alpha_bar = schedule.alpha_bar_at(t, like)
+        signal, noise = alpha_bar.sqrt() * self.std, (1 - alpha_bar).sqrt()
+        length = (signal**2 + noise**2).sqrt()
+        return (noise / length).to(like.dtype), (signal / length).to(like.dtype)
 
 
 class NetworkPrior:
@@ -125,169 +124,3 @@ class NetworkPrior:
         out, *variance = out.split(x.shape[1], dim=1)
         noise = out if self.velocity is None else self.velocity.noise(self.schedule, seen, out, t)
         return Prediction(noise, *variance)
-
-
-@dataclass(frozen=True, eq=False)
-class GaussianMixture:
-    """A mixture of Gaussians diffused by `schedule`, its score known in closed form.
-
-    `means` is K *S, `weights` K (sum 1), `std` the standard deviation in every direction, of all components.
-    At time t a component is N(sqrt(alpha_bar) mean, alpha_bar std^2 + 1 - alpha_bar), and the noise predicted is
-    -sqrt(1 - alpha_bar) times the score. Raises: ValueError for weights that are none or a std not above 0.
-    """
-
-    schedule: Schedule
-    means: Tensor
-    weights: Tensor
-    std: float
-
-    def __post_init__(self):
-        _check_weights(self.weights, self.means)
-        if not (math.isfinite(self.std) and self.std > 0):
-            raise ValueError(f"std is {self.std}; wanted it above 0")
-
-    def __call__(self, x: Tensor, t: int) -> Prediction:
-        if x.shape[1:] != self.means.shape[1:]:
-            raise ValueError(
-                f"samples have the shape {tuple(x.shape[1:])}; wanted the means', {tuple(self.means.shape[1:])}"
-            )
-        alpha_bar = self.schedule.alpha_bar_at(t, x).to(x.dtype)
-        variance = alpha_bar * self.std**2 + 1 - alpha_bar
-        pull = alpha_bar.sqrt() * self.means[None] - x[:, None]  # B K *S
-        log = self.weights.log() - (pull**2).flatten(2).sum(2) / (2 * variance.reshape(-1, 1))  # B K
-        share = log.softmax(1).reshape(*log.shape, *[1] * (x.dim() - 1))
-        return Prediction(-(1 - alpha_bar).sqrt() * (share * pull).sum(1) / variance)
-
-
-@dataclass(frozen=True, eq=False)
-class EmpiricalPrior:
-    """Finitely many signals with their probabilities, diffused by `schedule`: a prior that knows nothing else.
-
-    `points` is K *S, `weights` K (sum 1). At time t it is a mixture of N(sqrt(alpha_bar) point, 1 - alpha_bar), so that
-    E[x0 | x_t] is the points' mean, each weighted by its posterior. Raises: ValueError for weights that are none.
-    """
-
-    schedule: Schedule
-    points: Tensor
-    weights: Tensor
-
-    def __post_init__(self):
-        _check_weights(self.weights, self.points)
-
-    def log_posterior(self, x: Tensor, t: int) -> Tensor:
-        """log p(point | x_t), by Bayes: B K; of a point that has a weight finite, and with finite gradients, even
-        where its posterior underflows.
-        """
-        if x.shape[1:] != self.points.shape[1:]:
-            raise ValueError(f"samples have the shape {tuple(x.shape[1:])}; wanted {tuple(self.points.shape[1:])}")
-        alpha_bar = self.schedule.alpha_bar_at(t, x).to(x.dtype)
-        pull = alpha_bar.sqrt() * self.points[None] - x[:, None]  # B K *S
-        square = pull.square().flatten(2).sum(2)  # B K
-        return (self.weights.log() - square / (2 * (1 - alpha_bar.reshape(-1, 1)))).log_softmax(1)
-
-    def posterior(self, x: Tensor, t: int) -> Tensor:
-        """p(point | x_t): B K."""
-        return self.log_posterior(x, t).exp()
-
-    def mean(self, x: Tensor, t: int) -> Tensor:
-        """E[x0 | x_t]: B *S."""
-        return torch.tensordot(self.posterior(x, t), self.points, dims=1)
-
-    def __call__(self, x: Tensor, t: int) -> Prediction:
-        alpha_bar = self.schedule.alpha_bar_at(t, x).to(x.dtype)
-        return Prediction((x - alpha_bar.sqrt() * self.mean(x, t)) / (1 - alpha_bar).sqrt())
-
-
-@dataclass(frozen=True)
-class FlatPrior:
-    """A uniform prior: it knows nothing, and its denoised estimate is what it is given (Algorithm 3 of the paper)."""
-
-    schedule: Schedule
-
-    def __call__(self, x: Tensor, t: int) -> Prediction:
-        alpha_bar = self.schedule.alpha_bar_at(t, x)
-        return Prediction(((1 - alpha_bar.sqrt()) / (1 - alpha_bar).sqrt()).to(x.dtype) * x)
-
-
-def _check_weights(weights: Tensor, points: Tensor) -> None:
-    if weights.shape != points.shape[:1] or not (weights >= 0).all() or abs(weights.sum() - 1) > 1e-6:
-        raise ValueError(f"weights {weights.tolist()}; wanted {len(points)}, nonnegative, of sum 1")
-    if not points.isfinite().all():
-        raise ValueError("a mean holds NaN or infinite values; wanted finite ones")
-
-
-def save_prior(
-    name: str, network: UNet, card: dict, folder: str | Path = PRIORS, dtype: torch.dtype = torch.float16
-) -> Path:
-    """Write `name`.safetensors in `dtype` and its card `name`.json, which names the file's SHA-256.
-
-    Each file is written beside and renamed, the card last, so that a card never speaks of missing weights.
-    """
-    folder = Path(folder)
-    folder.mkdir(parents=True, exist_ok=True)
-    weights = {k: v.detach().to(dtype).contiguous() for k, v in network.state_dict().items()}
-    data = safetensors.torch.save(weights)
-    card = {"name": name, "sha256": hashlib.sha256(data).hexdigest(), "network": network.config.as_dict()} | card
-    text = json.dumps(card, indent=1) + "\n"
-    for file, content in ((f"{name}.safetensors", data), (f"{name}.json", text.encode())):
-        beside = folder / f".{file}.part"
-        beside.write_bytes(content)
-        os.replace(beside, folder / file)
-    return folder / f"{name}.safetensors"
-
-
-def prior_card(name: str, folder: str | Path = PRIORS) -> dict:
-    """The card of a committed prior. Raises: ValueError, which lists the priors there are, for another name."""
-    path = Path(folder) / f"{name}.json"
-    if not path.is_file():
-        known = sorted(p.stem for p in Path(folder).glob("*.json"))
-        raise ValueError(f"no prior is called {name!r}; there are {', '.join(known) or 'none'}")
-    try:
-        card = json.loads(path.read_text())
-    except json.JSONDecodeError as error:
-        raise ValueError(f"{path} is no JSON card: {error}") from error
-    if missing := {"sha256", "network"} - set(card):
-        raise ValueError(f"the card {path} lacks {', '.join(sorted(missing))}")
-    return card
-
-
-def precision_for(card: dict, device: torch.device | str = "cpu") -> torch.dtype:
-    """What a prior is computed in: what its card says, else the device's best. A network that predicts noise has to be
-    exact to sqrt(alpha_bar_t), which bfloat16 is not where t is large; the released ones' cards say float32.
-    """
-    return getattr(torch, card["precision"]) if "precision" in card else best_precision(device)
-
-
-def load_prior(
-    name: str,
-    label: str | int | Tensor | None = None,
-    precision: torch.dtype | None = None,
-    folder: str | Path = PRIORS,
-    device: torch.device | str = "cpu",
-) -> NetworkPrior:
-    """Load a prior by name to `device`, with its weights checked against the SHA-256 on its card.
-
-    `label` is a class by name or number (None: any class); `precision` is `precision_for` by default.
-    Raises: FileNotFoundError without the weights; ValueError for an unknown name or label, a wrong SHA-256, or weights
-    of another network.
-    """
-    card = prior_card(name, folder)
-    path = Path(folder) / f"{name}.safetensors"
-    if not path.is_file():
-        raise FileNotFoundError(f"the weights of prior {name!r} are missing: no file {path}")
-    digest = hashlib.sha256(path.read_bytes()).hexdigest()
-    if digest != card["sha256"]:
-        raise ValueError(f"{path} has the SHA-256 {digest}; its card wants {card['sha256']}")
-    if isinstance(label, str):
-        if label not in card.get("labels", []):
-            raise ValueError(
-                f"prior {name!r} has no class {label!r}; it has {', '.join(card.get('labels', [])) or 'none'}"
-            )
-        label = card["labels"].index(label)
-    network = load_adm(path, UNetConfig(**card["network"])).to(device)
-    velocity = Velocity(**card["velocity"]) if card.get("velocity") else None
-    precision = precision_for(card, device) if precision is None else precision
-    for layer in network.modules():
-        if isinstance(layer, (nn.Linear, nn.Conv1d, nn.Conv2d)):
-            layer.to(precision)  # once, and not in every step, as autocast would
-    return NetworkPrior(network, label, precision, velocity)

@@ -6,19 +6,13 @@ convolution and unfolds them after the last: patch 1 is plain ADM.
 """
 
 import math
-import pickle
 from dataclasses import asdict, dataclass
-from pathlib import Path
 
-import safetensors
-import safetensors.torch
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from pdm.normalisation import GroupNorm
-
-__all__ = ["UNet", "UNetConfig", "fold_patches", "load_adm", "read_weights", "timestep_embedding", "unfold_patches"]
+from pdm.models.group_norm import GroupNorm
 
 NORM_GROUPS = 32
 
@@ -256,45 +250,3 @@ class UNet(nn.Module):
         for block in self.output_blocks:
             h = block(torch.cat([h, skips.pop()], dim=1), emb)
         return unfold_patches(self.out(h), config.patch)
-
-
-def read_weights(path: str | Path) -> dict[str, Tensor]:
-    """Read a state dict from safetensors, or from a `.pt` / `.pth` file that may hold tensors and nothing else.
-
-    Raises: FileNotFoundError when there is no such file; ValueError when the file is truncated, of another format,
-    or holds anything but named tensors (pickled code is refused, not run).
-    """
-    path = Path(path)
-    if not path.is_file():
-        raise FileNotFoundError(f"no checkpoint at {path}")
-    try:
-        if path.suffix == ".safetensors":
-            return safetensors.torch.load_file(path)
-        weights = torch.load(path, map_location="cpu", weights_only=True)
-    except (safetensors.SafetensorError, pickle.UnpicklingError, RuntimeError, EOFError, OSError, KeyError) as error:
-        wanted = "safetensors" if path.suffix == ".safetensors" else "a torch file of named tensors"
-        raise ValueError(f"{path} cannot be read as {wanted}: it is truncated or something else") from error
-    if not isinstance(weights, dict) or not all(isinstance(v, Tensor) for v in weights.values()):
-        raise ValueError(f"{path} holds {type(weights).__name__}; wanted a mapping from parameter names to tensors")
-    return weights
-
-
-def load_adm(path: str | Path, config: UNetConfig) -> UNet:
-    """Build the network of `config` and load a checkpoint into it, every name and shape accounted for.
-
-    Raises: FileNotFoundError, or ValueError which names what is missing, unexpected or of another shape.
-    """
-    net, weights = UNet(config), read_weights(path)
-    wanted = {name: tuple(v.shape) for name, v in net.state_dict().items()}
-    found = {name: tuple(v.shape) for name, v in weights.items()}
-    if wanted != found:
-        lines = [f"missing {n} {s}" for n, s in wanted.items() if n not in found]
-        lines += [f"unexpected {n} {s}" for n, s in found.items() if n not in wanted]
-        lines += [f"{n} is {found[n]}, wanted {s}" for n, s in wanted.items() if n in found and found[n] != s]
-        more = f"\n  ... and {len(lines) - 5} more" if len(lines) > 5 else ""
-        raise ValueError(f"{path} is not a checkpoint of this network:\n  " + "\n  ".join(lines[:5]) + more)
-    for name, value in weights.items():
-        if not value.is_floating_point() or not value.isfinite().all():
-            raise ValueError(f"{name} in {path} is {value.dtype} or holds NaN; wanted finite floating-point weights")
-    net.load_state_dict(weights, strict=True)
-    return net

@@ -7,11 +7,10 @@ from pathlib import Path
 
 from torch import Tensor
 
-from pdm.priors import NetworkPrior, best_precision
-from pdm.recipes import RECIPES, network
-from pdm.training import BANDS, Recipe, band_losses, train
-
-__all__ = ["IMAGE_NETWORKS", "images_within", "network_row"]
+from pdm.models import NetworkPrior, best_precision
+from pdm.train.loop import Recipe, train
+from pdm.train.objectives import BANDS, band_losses
+from pdm.train.recipes import RECIPES, network
 
 IMAGE_NETWORKS = {  # candidates for the image prior: what varies in width, depth, patches and attention
     "width 48": RECIPES["image"].network,

@@ -1,8 +1,8 @@
 """The paper's own size: the released checkpoints, 256x256 images, and the settings of its tables as data.
 
-`python -m pdm.paper CHECKPOINTS` checks the three released files and writes them, with cards, to data/cache/paper; with
-PDM_PRIORS naming that folder, `load_prior` and all that stands on it takes them in place of the small ones, and
-`pdm.paper_tables` makes the tables.
+`python -m pdm.paper.checkpoints FOLDER` checks the three released files and writes them, with cards, to
+data/cache/paper; with PDM_PRIORS naming that folder, `load_prior` and all that stands on it takes them in place of
+the small ones, and `pdm.paper.tables` makes the tables.
 """
 
 import argparse
@@ -12,22 +12,11 @@ from pathlib import Path
 
 import torch
 
-from pdm import datasets
-from pdm.priors import save_prior
-from pdm.unet import UNet, UNetConfig, load_adm
+from pdm import data
+from pdm.models import UNet, UNetConfig, load_adm, save_prior
+from pdm.paths import CACHE
 
-__all__ = [
-    "CHECKPOINTS",
-    "EXPERIMENTS",
-    "FOLDER",
-    "Checkpoint",
-    "Experiment",
-    "images",
-    "import_checkpoints",
-    "random_checkpoints",
-]
-
-FOLDER = Path(__file__).resolve().parents[2] / "data" / "cache" / "paper"
+FOLDER = CACHE / "paper"
 
 
 @dataclass(frozen=True)
@@ -117,13 +106,13 @@ def random_checkpoints(folder: str | Path, seed: int = 0) -> None:
         save_prior(name, network, card, folder)
 
 
-def images(experiment: Experiment, root: str | Path, count: int | None = None, size: int = 256) -> datasets.ImageSet:
+def images(experiment: Experiment, root: str | Path, count: int | None = None, size: int = 256) -> data.ImageSet:
     """The first `count` (by default the paper's number) photographs of `root`/DATASET, their centre squares averaged.
 
     Raises: ValueError for a folder that is missing or holds fewer.
     """
     count = experiment.count if count is None else count
-    found = datasets.folder(Path(root) / experiment.dataset, size, count)
+    found = data.folder(Path(root) / experiment.dataset, size, count)
     if len(found) < count:
         raise ValueError(f"{Path(root) / experiment.dataset} holds {len(found)} images; wanted {count}")
     return found
@@ -131,7 +120,7 @@ def images(experiment: Experiment, root: str | Path, count: int | None = None, s
 
 def main(arguments: list[str] | None = None) -> None:
     """Check the released checkpoints and write them as priors, with cards."""
-    parser = argparse.ArgumentParser(prog="python -m pdm.paper", description=main.__doc__)
+    parser = argparse.ArgumentParser(prog="python -m pdm.paper.checkpoints", description=main.__doc__)
     parser.add_argument("checkpoints", type=Path, help=f"folder with the released files, from {WHERE}")
     parser.add_argument("--folder", type=Path, default=FOLDER, help="where they go (default: data/cache/paper)")
     chosen = parser.parse_args(arguments)

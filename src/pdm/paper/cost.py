@@ -11,15 +11,12 @@ from torch import Generator, Tensor
 from torch.utils.flop_counter import FlopCounterMode
 
 from pdm.constraints import shift_and_divide
-from pdm.degradations import gaussian_kernels
-from pdm.experiments import step_sizes
-from pdm.guidance import DPS
-from pdm.normalisation import GroupNorm
+from pdm.data import gaussian_kernels
+from pdm.guidance import DPS, step_sizes
+from pdm.models import NetworkPrior, best_precision, load_prior
+from pdm.models.group_norm import GroupNorm
 from pdm.operators import blur, turbulence
-from pdm.priors import NetworkPrior, best_precision, load_prior
 from pdm.sampler import Component, sample
-
-__all__ = ["Setting", "blur_seconds", "ceiling", "run_seconds", "shares", "step_flops", "step_seconds"]
 
 COMPONENTS = ("image", "kernel", "tilt")
 

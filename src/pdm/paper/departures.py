@@ -12,8 +12,6 @@ from torch import Tensor
 from pdm.guidance import DPS, StepSize
 from pdm.operators import warp
 
-__all__ = ["WholeBatchDPS", "divide_by_batch_sum", "overwritten", "warp_in_place"]
-
 
 @dataclass(frozen=True, eq=False)
 class WholeBatchDPS:

@@ -14,23 +14,13 @@ from scipy.fft import dctn, idctn
 from torch import Tensor
 
 from pdm import metrics
-from pdm.degradations import gaussian_kernels, to_model_range
-from pdm.priors import best_device
-from pdm.restoration import Cases, Estimate, blind_problem
-from pdm.sampler import NoiseStreams, sample
+from pdm.constraints import to_model_range
+from pdm.data import gaussian_kernels
+from pdm.models import best_device
+from pdm.sampler import NoiseStreams, final, sample
 from pdm.schedule import Schedule, Step
-
-__all__ = [
-    "COURSES",
-    "closest_blur",
-    "gaussian_blur",
-    "predicted_std",
-    "pyramid_stds",
-    "radial_power",
-    "renoise_step",
-    "restore",
-    "trajectory",
-]
+from pdm.study.deblurring import blind_problem
+from pdm.study.problem import Cases, Estimate
 
 COURSES = ("ancestral", "renoised", "levels", "late")
 STDS = torch.cat([torch.zeros(1), torch.logspace(-1, 1.3, 70)])  # pixels: 0, and 0.1 to 20
@@ -146,7 +136,7 @@ def restore(
     `restoration.blind_problem`.
     Raises: ValueError for another course.
     """
-    *_, last = _states(cases, steps, label, course, levels, late, **settings)
+    last = final(_states(cases, steps, label, course, levels, late, **settings))
     return Estimate(last.theta["image"], last.theta["kernel"])
 
 

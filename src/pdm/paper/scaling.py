@@ -6,10 +6,8 @@ from collections.abc import Sequence
 
 import pandas as pd
 
-from pdm.benchmark import Method, restore
-from pdm.restoration import Cases
-
-__all__ = ["measured", "projected"]
+from pdm.study.problem import Cases
+from pdm.study.runner import Method, restore
 
 
 def _echo(cases: Cases) -> dict:

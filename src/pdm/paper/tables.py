@@ -1,8 +1,8 @@
 """Tables 1 to 3 at the paper's own size: its images, kernels, settings and metrics, on the released checkpoints.
 
-`python -m pdm.paper_tables IMAGES` restores the photographs in IMAGES/ffhq with the priors that PDM_PRIORS names
-(`pdm.paper` writes them), on a GPU if there is one, or on the workers that EXECUTOR names. With `--trial` it takes a
-few steps on images that it makes itself, and says what one costs.
+`python -m pdm.paper.tables IMAGES` restores the photographs in IMAGES/ffhq with the priors that PDM_PRIORS names
+(`pdm.paper.checkpoints` writes them), on a GPU if there is one, or on the workers that EXECUTOR names. With
+`--trial` it takes a few steps on images that it makes itself, and says what one costs.
 """
 
 import argparse
@@ -17,17 +17,16 @@ import torch
 from torch import Generator, Tensor
 from torch.utils.flop_counter import FlopCounterMode
 
-from pdm import benchmark, distributions, reproduce, restoration, turbulence
-from pdm.benchmark import Method
-from pdm.degradations import gaussian_kernels, motion_kernels, tilt_fields
-from pdm.paper import EXPERIMENTS, Experiment, images
-from pdm.priors import best_device, prior_card
-from pdm.restoration import Cases, blurred_cases
+from pdm import metrics
+from pdm.data import gaussian_kernels, motion_kernels, tilt_fields
+from pdm.models import best_device, prior_card
+from pdm.paper.checkpoints import EXPERIMENTS, Experiment, images
+from pdm.study import deblurring, problem, runner, statistics, tables, turbulence
+from pdm.study.problem import Cases, blurred_cases
+from pdm.study.runner import Method
 
-__all__ = ["COLUMNS", "cases", "methods", "table", "trial"]
-
-_FIRST = benchmark.COLUMNS.index("fd_vgg")
-COLUMNS = ["column", *benchmark.COLUMNS[:_FIRST], "fid", *benchmark.COLUMNS[_FIRST:], "tilt_epe"]
+_FIRST = statistics.COLUMNS.index("fd_vgg")
+COLUMNS = ["column", *statistics.COLUMNS[:_FIRST], "fid", *statistics.COLUMNS[_FIRST:], "tilt_epe"]
 PAPER_TILTS = {"patches": 500, "half_width": 32, "std": 1.0, "strength": (0.1, 0.4)}
 
 
@@ -42,7 +41,7 @@ def cases(experiment: Experiment, truth: Tensor, names: Sequence[str], seed: int
     if experiment.degradation != "turbulence":
         return blurred_cases(truth, kernels, seeds, names, experiment.sigma)
     tilts = torch.cat([tilt_fields(1, truth.shape[-1], draw, **PAPER_TILTS) for draw in draws])
-    return turbulence.turbulent_cases(truth, kernels, tilts, seeds, names, experiment.sigma)
+    return problem.turbulent_cases(truth, kernels, tilts, seeds, names, experiment.sigma)
 
 
 def methods(experiment: Experiment, steps: int = 1000, batch: int = 4) -> list[Method]:
@@ -60,9 +59,9 @@ def methods(experiment: Experiment, steps: int = 1000, batch: int = 4) -> list[M
         function, priors = turbulence.blind, ("image", "kernel", "tilt")
         paper, release = paper | {"tilt_step": step}, release | {"tilt_step": 1.0}
     else:
-        function, priors = restoration.blind_dps, ("image", "kernel")
+        function, priors = deblurring.blind_dps, ("image", "kernel")
         paper |= {"penalty": experiment.penalty, "weight": experiment.weight}
-    found = [Method("blurred", restoration.blurred)]
+    found = [Method("blurred", deblurring.blurred)]
     found += [Method("blind_dps", function, paper, priors, batch)]
     return [*found, Method("blind_dps_release", function, release, priors, batch)]
 
@@ -80,25 +79,25 @@ def table(
 
     Finished batches are kept in results/`scale`/parts. `fid` is the literature's, on Inception features.
     Raises: ValueError where PDM_PRIORS has not that column's image network, for a folder that is missing or holds too
-    few images, and as `benchmark.run`.
+    few images, and as `runner.run`.
     """
     source = prior_card("image").get("source")
     if experiment.prior is None or source != experiment.prior:
         wanted = experiment.prior or "a network that was not released"
         raise ValueError(
-            f"{experiment.column} wants {wanted}; the image prior is {source or 'another'}. `python -m pdm.paper` "
-            "writes the released ones, and PDM_PRIORS names their folder"
+            f"{experiment.column} wants {wanted}; the image prior is {source or 'another'}. `python -m "
+            "pdm.paper.checkpoints` writes the released ones, and PDM_PRIORS names their folder"
         )
     photographs = images(experiment, root, count)
     these = cases(experiment, photographs.images, photographs.names, seed)
     device, fids = best_device(), []
-    reference = distributions.inception_features(these.truth, device=device)  # first, for it may want a download
+    reference = metrics.inception_features(these.truth, device=device)  # first, for it may want a download
     compared = methods(experiment, steps, batch)
-    rows = benchmark.aggregate(benchmark.recorded(compared, these, scale))
-    for part in benchmark.run(compared, these, scale).values():
+    rows = statistics.aggregate(runner.recorded(compared, these, scale))
+    for part in runner.run(compared, these, scale).values():
         finite = part["image"].flatten(1).isfinite().all(1)
-        found = distributions.inception_features(part["image"][finite], device=device) if finite.sum() > 1 else None
-        fids.append(math.nan if found is None else distributions.frechet_distance(found, reference[finite]))
+        found = metrics.inception_features(part["image"][finite], device=device) if finite.sum() > 1 else None
+        fids.append(math.nan if found is None else metrics.frechet_distance(found, reference[finite]))
     names = {"column": experiment.column, "dataset": experiment.dataset, "degradation": experiment.degradation}
     return rows.assign(fid=fids, scale=scale, **names).reindex(columns=COLUMNS)
 
@@ -124,7 +123,7 @@ def trial(size: int = 256, count: int = 2, steps: int = 2, seed: int = 0) -> pd.
 
 def _seconds(experiment: Experiment, these: Cases, steps: int) -> float:
     *_, method = methods(experiment, steps, len(these))
-    return sum(row["seconds"] for row in benchmark.restore(method, these)["rows"])
+    return sum(row["seconds"] for row in runner.restore(method, these)["rows"])
 
 
 @torch.no_grad()
@@ -132,7 +131,7 @@ def _tflop(method: Method, case: Cases) -> float:
     values = {"image": case.truth, "kernel": case.kernels, "tilt": case.tilts}
     with FlopCounterMode(display=False) as counter:
         for name in method.priors:
-            restoration.prior_for(case, name)(values[name], 500)
+            deblurring.prior_for(case, name)(values[name], 500)
     return 2 * counter.get_total_flops() / 1e12
 
 
@@ -145,7 +144,7 @@ def _peak_gb(device: torch.device) -> float:
 
 def main(arguments: list[str] | None = None) -> None:
     """Make Tables 1 to 3 at the paper's size, or try what a step costs."""
-    parser = argparse.ArgumentParser(prog="python -m pdm.paper_tables", description=main.__doc__)
+    parser = argparse.ArgumentParser(prog="python -m pdm.paper.tables", description=main.__doc__)
     parser.add_argument("images", type=Path, nargs="?", help="folder of the folder ffhq")
     parser.add_argument("--trial", action="store_true", help="steps on images of noise, and what they cost")
     parser.add_argument("--size", type=int, default=256, help="of the images of noise, in pixels")
@@ -165,7 +164,7 @@ def main(arguments: list[str] | None = None) -> None:
             print(f"{experiment.column}: its image network is not among the released files; left out")
             continue
         rows = table(experiment, chosen.images, chosen.count, chosen.steps or 1000, chosen.batch, chosen.seed)
-        print(reproduce.update_table(rows, "paper", "paper", "column", chosen.seed))
+        print(tables.update_table(rows, "paper", "paper", "column", chosen.seed))
 
 
 if __name__ == "__main__":

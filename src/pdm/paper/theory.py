@@ -10,17 +10,7 @@ from collections.abc import Callable
 
 from torch import Tensor
 
-from pdm.priors import EmpiricalPrior
-
-__all__ = [
-    "joint_posterior",
-    "lipschitz_constant",
-    "log_gaussian",
-    "log_likelihood",
-    "measurements",
-    "misfit_bound",
-    "paper_constant",
-]
+from pdm.models import EmpiricalPrior
 
 Operator = Callable[[Tensor, Tensor], Tensor]
 """operator(image, kernel): B *S and B *K to B *Y"""

@@ -5,8 +5,6 @@ from collections.abc import Iterator
 from concurrent.futures import Executor
 from contextlib import contextmanager
 
-__all__ = ["connected"]
-
 PROTOCOLS = ("tcp://", "tls://", "ucx://")
 
 

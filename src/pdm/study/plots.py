@@ -7,8 +7,6 @@ import pandas as pd
 from matplotlib.figure import Figure
 from torch import Tensor
 
-__all__ = ["bands", "fields", "grid", "loss_curve", "sheet", "strip"]
-
 DPI = 80
 
 

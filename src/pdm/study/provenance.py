@@ -8,9 +8,8 @@ import subprocess
 from importlib import metadata
 from pathlib import Path
 
-__all__ = ["commit", "describe", "earlier", "here", "machine", "running"]
+from pdm.paths import ROOT
 
-ROOT = Path(__file__).resolve().parents[2]  # the repository, which is installed editable
 PACKAGES = ("parallel-diffusion", "torch", "torchvision", "numpy", "scipy", "pandas", "scikit-image", "lpips", "piq")
 INPUTS = ("src", "notebooks", "data", "pyproject.toml")  # what a table depends on
 
@@ -47,7 +46,8 @@ def earlier(revision, name, folder, repository=ROOT):
 
 def describe():
     """A dict of plain values: commit, SHA-256 of the committed weights, Python, packages, machine and precision."""
-    from pdm.priors import PRIORS, best_device, best_precision
+    from pdm.models import best_device, best_precision
+    from pdm.paths import PRIORS
 
     cards = {path.stem: json.loads(path.read_text()) for path in sorted(PRIORS.glob("*.json"))}
     return {

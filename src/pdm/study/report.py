@@ -1,4 +1,4 @@
-"""Tables in README.md and results/bench/results.md, written from the committed CSVs: `python -m pdm.report`.
+"""Tables in README.md and results/bench/results.md, written from the committed CSVs: `python -m pdm.study.report`.
 
 A table stands between two comments, the first of which names the CSV and its columns:
 
@@ -13,9 +13,8 @@ import os
 import re
 from pathlib import Path
 
-__all__ = ["FILES", "markdown", "rendered"]
+from pdm.paths import ROOT
 
-ROOT = Path(__file__).resolve().parents[2]  # the repository, which is installed editable
 FILES = (ROOT / "README.md", ROOT / "results" / "bench" / "results.md")
 TABLES = ROOT / "results" / "bench" / "tables"
 BLOCK = re.compile(r"(<!-- table (\w+)(?: where (\w+)=(\S+))?: ([\w ]+) -->\n).*?(<!-- end -->)", re.DOTALL)
@@ -81,7 +80,7 @@ def _cell(column, value, whole):
 
 def main(arguments=None):
     """Write the tables of README.md and results/bench/results.md anew."""
-    argparse.ArgumentParser(prog="python -m pdm.report", description=main.__doc__).parse_args(arguments)
+    argparse.ArgumentParser(prog="python -m pdm.study.report", description=main.__doc__).parse_args(arguments)
     for path in FILES:
         text = path.read_text()
         if (new := rendered(text)) != text:

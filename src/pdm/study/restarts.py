@@ -11,12 +11,11 @@ from functools import partial
 import torch
 from torch import Tensor
 
-from pdm.degradations import to_model_range
-from pdm.restoration import Cases, Estimate, Problem, blind_dps, blind_problem, explained
-from pdm.sampler import NoiseStreams, State, sample
+from pdm.constraints import to_model_range
+from pdm.sampler import NoiseStreams, State, final, sample
 from pdm.schedule import Schedule
-
-__all__ = ["best_of", "restarted", "run_passes"]
+from pdm.study.deblurring import Problem, blind_dps, blind_problem
+from pdm.study.problem import Cases, Estimate, explained
 
 APART = 10_000  # between the seeds of one pass or chain and the next
 
@@ -59,7 +58,7 @@ def run_passes(cases: Cases, problem: Callable[[int], Problem], steps: int, rest
         raise ValueError(f"{steps} steps for 1 + {restarts} passes; wanted one each at least")
     device, schedule = cases.measurement.device, Schedule.linear()
     components, guidance, step = problem(steps=max(1, round(1000 * density)))
-    *_, last = sample(components, guidance, cases.seeds, first, step=step, device=device)
+    last = final(sample(components, guidance, cases.seeds, first, step=step, device=device))
     times = torch.linspace(back_to, 0, again, dtype=torch.float64).round().int().tolist()
     for j in range(1, restarts + 1):
         noise = NoiseStreams([seed + APART * j for seed in cases.seeds])
@@ -68,7 +67,7 @@ def run_passes(cases: Cases, problem: Callable[[int], Problem], steps: int, rest
         found = last.x0 | {"kernel": to_model_range(last.theta["kernel"])}
         start = {n: schedule.diffuse(v, noise(n, components[n].shape).to(device), back_to) for n, v in found.items()}
         again_from = {n: replace(c, start=start[n]) for n, c in components.items()}
-        *_, last = sample(again_from, guidance, steps=times, step=step, noise=noise, device=device)
+        last = final(sample(again_from, guidance, steps=times, step=step, noise=noise, device=device))
     return last
 
 

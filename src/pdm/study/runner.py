@@ -2,50 +2,30 @@
 
 import math
 import os
-import re
 import time
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Executor, as_completed
 from dataclasses import dataclass, field
 from functools import partial
 
-import numpy as np
-import pandas as pd
 import torch
 from torch import Tensor
 
-from pdm import distributions, metrics, provenance, reproduce
-from pdm.degradations import SIGMA
-from pdm.executors import connected
-from pdm.experiments import has_diverged, residual_ratio, score
-from pdm.priors import best_device, precision_for, prior_card
-from pdm.restoration import Cases, Estimate, explained
+from pdm import metrics
+from pdm.data import SIGMA
+from pdm.models import best_device, precision_for, prior_card
+from pdm.study import cache, provenance
+from pdm.study.dask import connected
+from pdm.study.problem import Cases, Estimate, explained
+from pdm.study.score import has_diverged, residual_ratio, score
+from pdm.study.statistics import DISTANCES, METRICS
 
-__all__ = [
-    "COLUMNS",
-    "METRICS",
-    "Method",
-    "aggregate",
-    "bootstrap",
-    "difference",
-    "pictures",
-    "recorded",
-    "restore",
-    "run",
-]
-
-COLUMNS = (  # of a table of methods, in their order; `reproduce.write_table` keeps the last three beside the CSV
-    "dataset degradation method n psnr psnr_lo psnr_hi ssim lpips lpips_lo lpips_hi fd_vgg kid kernel_mse mnc "
-    "diverged seconds_per_image steps scale seeds commits machines"
-).split()
-METRICS = ("psnr", "ssim", "lpips", "kernel_mse", "mnc", "tilt_epe")
-DISTANCES = ("fd_vgg", "kid")
 ESTIMATES = ("image", "kernel", "tilt")
 
 
 @dataclass(frozen=True, eq=False)
 class Method:
-    """A row's method: `restore(cases, **settings)`, a function of `pdm.restoration` or one like them.
+    """A row's method: `restore(cases, **settings)`, a function of `pdm.study.deblurring` or one like them.
 
     `priors` are the names of the committed weights that it takes: with another SHA-256 it is another method.
     `batch` cases are restored at a time, on a GPU if there is one and the method takes priors: by default 16, or 128
@@ -66,11 +46,11 @@ class Method:
             raise ValueError(f"method {self.name!r} in batches of {self.batch}; wanted a name without /, 1 or more")
 
     def key(self, cases: Cases) -> dict:
-        """All that the result depends on but the code, for `reproduce.finished`; what a table calls it is no part."""
+        """All that the result depends on but the code, for `cache.finished`; what a table calls it is no part."""
         cards = {name: prior_card(name) for name in self.priors}
         weights = {name: [card["sha256"], str(precision_for(card, best_device()))] for name, card in cards.items()}
         names = ("truth", "measurement", "kernels") + ("tilts",) * (cases.tilts is not None)
-        data = {n: reproduce.digest(getattr(cases, n)) for n in names}
+        data = {n: cache.digest(getattr(cases, n)) for n in names}
         made = {} if (cases.sigma, cases.boundary) == (SIGMA, "reflect") else {"made": [cases.sigma, cases.boundary]}
         function = {"name": self.restore.__name__, "function": f"{self.restore.__module__}.{self.restore.__qualname__}"}
         settings = {"settings": dict(self.settings), "seeds": list(cases.seeds), "names": list(cases.names)}
@@ -141,7 +121,7 @@ def run(methods: Sequence[Method], cases: Cases, scale: str, executor: Executor 
     units = [(m, cases[i : i + m.batch]) for m in methods for i in range(0, len(cases), m.batch)]
     keys = [method.key(part) for method, part in units]
     both = {str(key): (unit, key) for unit, key in zip(units, keys, strict=True)}  # one of those that are the same
-    left = [(unit, key) for unit, key in both.values() if not reproduce.is_finished(scale, key)]
+    left = [(unit, key) for unit, key in both.values() if not cache.is_finished(scale, key)]
     if left and executor is not None:
         _spread(left, scale, executor)
     elif left and os.environ.get("EXECUTOR"):
@@ -149,7 +129,7 @@ def run(methods: Sequence[Method], cases: Cases, scale: str, executor: Executor 
             _spread(left, scale, executor)
     parts: dict[str, list[dict]] = {m.name: [] for m in methods}
     for unit, key in zip(units, keys, strict=True):
-        parts[unit[0].name].append(reproduce.finished(scale, key, lambda unit=unit: restore(*unit)))
+        parts[unit[0].name].append(cache.finished(scale, key, lambda unit=unit: restore(*unit)))
     return {name: _joined(found) for name, found in parts.items()}
 
 
@@ -164,7 +144,7 @@ def _spread(left: list[tuple], scale: str, executor: Executor) -> None:
     failed = None
     for future in as_completed(futures):
         try:
-            reproduce.finished(scale, futures[future], future.result)
+            cache.finished(scale, futures[future], future.result)
         except Exception as error:  # the others are still to be kept
             failed = failed or error
     if failed is not None:
@@ -175,7 +155,7 @@ def recorded(methods: Sequence[Method], cases: Cases, scale: str) -> dict[str, d
     """What `run` finds, without pictures: by method's name `rows`, a dict an image, and `fd_vgg` and `kid`.
 
     Those are the Frechet distance and KID between the images and their truths on features of VGG16, NaN for fewer than
-    8 images. Each method's are kept as `reproduce.recorded` keeps them. Raises: as `run`.
+    8 images. Each method's are kept as `cache.recorded` keeps them. Raises: as `run`.
     """
 
     def compute(method: Method) -> dict:
@@ -185,8 +165,8 @@ def recorded(methods: Sequence[Method], cases: Cases, scale: str) -> dict[str, d
     _named_apart(methods)
     keys = {method.name: method.key(cases) for method in methods}
     if os.environ.get("EXECUTOR"):  # all at once, for its workers to share; else each is recorded as it is done
-        run([m for m in methods if not reproduce.is_recorded(scale, keys[m.name])], cases, scale)
-    return {m.name: reproduce.recorded(scale, keys[m.name], partial(compute, m)) for m in methods}
+        run([m for m in methods if not cache.is_recorded(scale, keys[m.name])], cases, scale)
+    return {m.name: cache.recorded(scale, keys[m.name], partial(compute, m)) for m in methods}
 
 
 def pictures(methods: Sequence[Method], cases: Cases, which: Sequence[int], scale: str) -> dict[str, dict]:
@@ -205,74 +185,12 @@ def pictures(methods: Sequence[Method], cases: Cases, which: Sequence[int], scal
     return {name: _joined(parts) for name, parts in found.items()}
 
 
-def aggregate(records: Mapping[str, dict], seed: int = 0) -> pd.DataFrame:
-    """A row a method of `recorded`: means over all its images, the diverged ones too, and how many those are.
-
-    `psnr` and `lpips` have a bootstrap interval of 95%, columns `_lo` and `_hi`. A Frechet distance is larger for fewer
-    images. A method that leaves an image without figures has them over the others.
-    """
-    rows = []
-    for name, record in records.items():
-        table, row = pd.DataFrame(record["rows"]), {"method": name, "n": len(record["rows"])}
-        groups = [_picture(image) for image in table.image]
-        for metric in METRICS:
-            row[metric] = table[metric].mean()
-            if metric in ("psnr", "lpips"):
-                row[f"{metric}_lo"], row[f"{metric}_hi"] = bootstrap(table[metric].to_numpy(), seed, groups=groups)
-        row |= {distance: record[distance] for distance in DISTANCES}
-        row["mnc_median"] = table.mnc.median()
-        row |= {"diverged": int(table.diverged.sum()), "seconds_per_image": table.seconds.mean()}
-        row |= {"seeds": f"{table.seed.min()} to {table.seed.max()}"}
-        row |= {"commits": " ".join(sorted(set(table.commit))), "machines": ", ".join(sorted(set(table.machine)))}
-        rows.append(row | {"steps": int(table.steps.iloc[0])})
-    return pd.DataFrame(rows)
-
-
-def difference(one: dict, other: dict, metric: str, seed: int = 0) -> tuple[float, float, float]:
-    """How much larger a figure is by one method of `recorded` than by another on the same images.
-
-    Returns: the mean difference and its bootstrap interval of 95%, as `aggregate` has intervals, over the images on
-    which both have the figure. Raises: ValueError for other images.
-    """
-    tables = [pd.DataFrame(record["rows"]).set_index("image")[metric] for record in (one, other)]
-    if list(tables[0].index) != list(tables[1].index):
-        raise ValueError(f"{len(tables[0])} and {len(tables[1])} images; wanted the same ones")
-    apart = tables[0] - tables[1]
-    low, high = bootstrap(apart.to_numpy(), seed, groups=[_picture(image) for image in apart.index])
-    return float(apart.mean()), low, high
-
-
 def _distances(images: Tensor, truth: Tensor) -> dict[str, float]:
     finite = images.flatten(1).isfinite().all(1)
     if len(images) < 8 or finite.sum() < 2:
         return dict.fromkeys(DISTANCES, math.nan)
-    pair = distributions.features(images[finite]), distributions.features(truth[finite])
-    return {"fd_vgg": distributions.frechet_distance(*pair), "kid": distributions.kernel_distance(*pair, paired=True)}
-
-
-def bootstrap(
-    values: np.ndarray, seed: int = 0, draws: int = 2000, groups: Sequence | None = None
-) -> tuple[float, float]:
-    """The interval of 95% of the mean of `values` over resamples of them, NaN left out; NaN where there are none.
-
-    What belongs to one of `groups`, a name for each value, is drawn together: crops of one photograph are not
-    independent, and an interval that took them for so would be too narrow.
-    """
-    finite = np.isfinite(values)
-    if not finite.any():
-        return math.nan, math.nan
-    _, group = np.unique(np.arange(len(values)) if groups is None else np.asarray(groups), return_inverse=True)
-    sums, counts = (np.bincount(group[finite], weight) for weight in (values[finite], np.ones(finite.sum())))
-    sums, counts = sums[counts > 0], counts[counts > 0]
-    drawn = np.random.default_rng(seed).integers(len(sums), size=(draws, len(sums)))
-    means = sums[drawn].sum(1) / counts[drawn].sum(1)
-    low, high = np.quantile(means, [0.025, 0.975])
-    return float(low), float(high)
-
-
-def _picture(name: str) -> str:
-    """The photograph that an image is of: crops are called PICTURE_TOP_LEFT_SIDE."""
-    return re.sub(r"(_\d+){3}$", "", name)
+    pair = metrics.features(images[finite]), metrics.features(truth[finite])
+    return {"fd_vgg": metrics.frechet_distance(*pair), "kid": metrics.kernel_distance(*pair, paired=True)}
 
 
 def _attempt(method: Method, cases: Cases) -> Estimate:

@@ -1,57 +1,23 @@
 """Table 3: seeing through turbulent air. Image, kernel and tilts through the same loop as image and kernel.
 
-Each method has the signature of those of `pdm.restoration`, and takes cases with tilts, of K frames.
+Each method has the signature of those of `pdm.study.deblurring`, and takes cases with tilts, of K frames.
 """
 
-from collections.abc import Sequence
 from dataclasses import replace
-from inspect import Parameter, Signature
 
 import torch
 from torch import Tensor
 
 from pdm.baselines.ilvr import ILVR
-from pdm.chains import run_passes
-from pdm.degradations import SIGMA, TILT_BOUND
-from pdm.experiments import noisy, step_sizes
-from pdm.guidance import DPS, StepSize
-from pdm.operators import turbulence
-from pdm.priors import FlatPrior
-from pdm.restoration import Cases, Estimate, Problem, blind_dps, blind_problem, explained, prior_for
-from pdm.sampler import Component, State, sample
+from pdm.data import TILT_BOUND
+from pdm.guidance import DPS, StepSize, step_sizes
+from pdm.models import FlatPrior
+from pdm.operators import Frames
+from pdm.sampler import Component, State, final, sample
 from pdm.schedule import Schedule
-
-__all__ = ["Frames", "blind", "blur_only", "ilvr", "known_operator", "turbulent_cases", "uniform_tilt"]
-
-
-def turbulent_cases(
-    truth: Tensor,
-    kernels: Tensor,
-    tilts: Tensor,
-    seeds: Sequence[int],
-    names: Sequence[str] | None = None,
-    sigma: float = SIGMA,
-) -> Cases:
-    """K frames of each photograph through one kernel and K tilts, B 2K H W in pixels, with noise."""
-    names = [str(i) for i in range(len(truth))] if names is None else names
-    clean = explained(Estimate(truth, kernels, tilts))
-    return Cases(tuple(names), truth, noisy(clean, seeds, sigma), kernels, tuple(seeds), tilts, sigma)
-
-
-class Frames:
-    """The operator of K frames: `frames(image, kernel, tilt_0, ..., tilt_K-1)`, B 3 H W each, stacked along channels.
-
-    Its signature names as many tilts as there are frames, so that each is a component of its own (Remark 1).
-    """
-
-    def __init__(self, count: int, boundary: str = "reflect"):
-        self.boundary = boundary
-        self.tilts = [f"tilt_{i}" for i in range(count)]
-        names = ["image", "kernel", *self.tilts]
-        self.__signature__ = Signature([Parameter(name, Parameter.KEYWORD_ONLY) for name in names])
-
-    def __call__(self, image: Tensor, kernel: Tensor, **tilts: Tensor) -> Tensor:
-        return torch.cat([turbulence(image, kernel, tilts[name], self.boundary) for name in self.tilts], dim=1)
+from pdm.study.deblurring import Problem, blind_dps, blind_problem, prior_for
+from pdm.study.problem import Cases, Estimate, explained
+from pdm.study.restarts import run_passes
 
 
 def blind(
@@ -88,7 +54,7 @@ def uniform_tilt(
     shape = (2, *cases.truth.shape[2:])
     tilt = Component(FlatPrior(Schedule.linear()), shape, _in_pixels, start=torch.zeros(shape), step=bounded)
     components, guidance, step = _problem(cases, steps, label, tilt, tilt_step * 1000 / steps, **settings)
-    *_, last = sample(components, guidance, cases.seeds, steps, step=step, device=cases.measurement.device)
+    last = final(sample(components, guidance, cases.seeds, steps, step=step, device=cases.measurement.device))
     return _estimate(last)
 
 
@@ -108,7 +74,7 @@ def known_operator(cases: Cases, steps: int = 1000, label: str | None = None, im
 
     guidance = DPS(cases.measurement, operator, {"image": step_sizes(steps, image_step)["image"]})
     components = {"image": Component(prior_for(cases, "image", label), tuple(cases.truth.shape[1:]))}
-    *_, last = sample(components, guidance, cases.seeds, steps, device=cases.measurement.device)
+    last = final(sample(components, guidance, cases.seeds, steps, device=cases.measurement.device))
     return Estimate(last.theta["image"])
 
 
@@ -116,7 +82,7 @@ def ilvr(cases: Cases, steps: int = 1000, label: str | None = None, factor: int 
     """ILVR on the first frame, by the same image prior; a factor of 4 of 64 pixels is the paper's 16 of 256."""
     components = {"image": Component(prior_for(cases, "image", label), tuple(cases.truth.shape[1:]))}
     guidance = ILVR(_first(cases), factor, cases.seeds)
-    *_, last = sample(components, guidance, cases.seeds, steps, device=cases.measurement.device)
+    last = final(sample(components, guidance, cases.seeds, steps, device=cases.measurement.device))
     return Estimate(last.theta["image"])
 
 

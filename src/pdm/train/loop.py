@@ -2,33 +2,17 @@
 
 import os
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from copy import deepcopy
 from dataclasses import asdict, dataclass, field
-from itertools import pairwise
 from pathlib import Path
 
 import torch
 from torch import Generator, Tensor, nn
 
-from pdm.priors import NetworkPrior, best_precision
-from pdm.schedule import Schedule, Velocity
-from pdm.unet import UNet, UNetConfig
+from pdm.models import UNet, UNetConfig, Velocity, best_precision
+from pdm.train.objectives import Denoising
 
-__all__ = [
-    "BANDS",
-    "Batch",
-    "Denoising",
-    "Recipe",
-    "Start",
-    "band_losses",
-    "denoising_loss",
-    "learning_rate",
-    "train",
-    "velocity_of",
-]
-
-BANDS = (0, 25, 75, 150, 250, 400, 550, 750, 1000)  # edges of the bands of time steps that losses are given for
 Batch = tuple[Tensor, Tensor | None]  # x0, B C *S in the model's range; labels, B, or None
 
 
@@ -72,28 +56,6 @@ class Start:
     sha256: str
     seen: int
     curve: list[list[float]]
-
-
-class Denoising(nn.Module):
-    """The objective of a prior: `denoising_loss` at random time steps, the recipe's in training, else uniform ones."""
-
-    def __init__(self, recipe: Recipe):
-        super().__init__()
-        self.recipe, self.schedule = recipe, Schedule.linear()
-
-    def forward(self, network: UNet, x0: Tensor, labels: Tensor | None, generator: Generator) -> Tensor:
-        t, noise = _noise(x0, generator, self.recipe.time_power if self.training else 1.0)
-        return denoising_loss(network, self.schedule, self.recipe.velocity, x0, labels, t, noise)
-
-
-def denoising_loss(
-    network: UNet, schedule: Schedule, velocity: Velocity, x0: Tensor, labels: Tensor | None, t: Tensor, noise: Tensor
-) -> Tensor:
-    """Mean squared error of the predicted velocity: B. The noise's is sin^2 of it, so that it is denoising score
-    matching (Ho et al. 2020, eq. 14) in a weight over time steps that lets none of them be forgotten.
-    """
-    u = velocity.input(schedule, schedule.diffuse(x0, noise, t), t)
-    return (network(u, t, labels).float() - velocity.target(schedule, x0, noise, t)).square().flatten(1).mean(1)
 
 
 def learning_rate(seen: int, recipe: Recipe, start: int = 0) -> float:
@@ -241,34 +203,3 @@ class _Run:
 
     def _autocast(self) -> torch.autocast:
         return torch.autocast("cpu", self.precision, enabled=self.precision != torch.float32)
-
-
-@torch.no_grad()
-def band_losses(
-    prior: NetworkPrior, x0: Tensor, seed: int = 0, bands: Sequence[int] = BANDS, batch: int | None = None
-) -> list[float]:
-    """Mean squared error of the predicted noise in each band of time steps: one value less than `bands` has edges.
-
-    `x0` is N C *S in the prior's range; the prior's label, if it has one, holds for all of it. Every sample is seen
-    once a band, each batch (of 25, or an eighth of them) at a time step of its own, evenly spread over the band. Sets
-    of equal size meet the same time steps and the same noise: their losses differ by what the network knows of them.
-    Raises: ValueError for edges that do not increase, or no samples.
-    """
-    if len(x0) < 1 or len(bands) < 2 or any(high <= low for low, high in pairwise(bands)):
-        raise ValueError(f"{len(x0)} samples and the edges {tuple(bands)}; wanted samples, and edges that increase")
-    schedule, generator, losses = Schedule.linear(), Generator().manual_seed(seed), []
-    batch = batch or min(25, max(1, len(x0) // 8))
-    for low, high in pairwise(bands):
-        parts, errors = x0.split(batch), []
-        for i, part in enumerate(parts):
-            t = low + int((high - low) * (i + 0.5) / len(parts))
-            noise = torch.randn(part.shape, generator=generator)
-            predicted = prior(schedule.diffuse(part, noise, t), t).noise
-            errors.append((predicted - noise).square().flatten(1).mean(1))
-        losses.append(torch.cat(errors).mean().item())
-    return losses
-
-
-def _noise(x0: Tensor, generator: Generator, power: float = 1.0) -> tuple[Tensor, Tensor]:
-    t = (1000 * torch.rand(len(x0), generator=generator, dtype=torch.float64) ** power).long()
-    return t, torch.randn(x0.shape, generator=generator)

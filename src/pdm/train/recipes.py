@@ -1,40 +1,21 @@
-"""What the committed priors were trained on and how, and the command that trains them.
+"""What the committed priors were trained on and how."""
 
-`python -m pdm.recipes image` trains the image prior and writes it to data/priors; killed, it goes on from the last
-checkpoint when it is called again. `--go-on` begins with the weights that are committed, for more images.
-"""
-
-import argparse
 import os
 import platform
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
 import torch
-from torch import Generator, Tensor
 
-from pdm import datasets, training_data
-from pdm.baselines.supervised import Adversarial, Regression
-from pdm.priors import PRIORS, best_precision, load_prior, prior_card, save_prior
-from pdm.schedule import Velocity
-from pdm.training import Recipe, Start, train, velocity_of
-from pdm.unet import UNetConfig
+from pdm.models import UNetConfig, Velocity, best_precision, load_prior, prior_card, save_prior
+from pdm.paths import CACHE, PRIORS
+from pdm.train import sources
+from pdm.train.loop import Recipe, Start, train, velocity_of
+from pdm.train.objectives import Adversarial, Regression
 
-__all__ = [
-    "CHECKPOINTS",
-    "RECIPES",
-    "at_hand",
-    "image_set",
-    "is_trained",
-    "network",
-    "start_from",
-    "test_set",
-    "train_prior",
-]
-
-CHECKPOINTS = Path(__file__).resolve().parents[2] / "data" / "cache" / "training"
+CHECKPOINTS = CACHE / "training"
 
 
 def network(size: int, width: int, channels: int, **others) -> UNetConfig:
@@ -48,7 +29,7 @@ RESEARCH = "research use: the photographs are for non-commercial research, the c
 RECIPES = {
     "kernel": Recipe(
         network(32, 32, 1),
-        training_data.generated(training_data.kernels),
+        sources.generated(sources.kernels),
         images=3_000_000,
         velocity=Velocity(-0.98, 0.14),
         batch=64,
@@ -58,7 +39,7 @@ RECIPES = {
     ),
     "image": Recipe(
         network(64, 48, 3, num_classes=4),
-        training_data.images,
+        sources.images,
         images=1_500_000,
         velocity=Velocity(-0.11, 0.49),
         time_power=2.0,  # with uniform steps what it predicts at little noise, and so the texture, stays coarse
@@ -68,7 +49,7 @@ RECIPES = {
     ),
     "tilt": Recipe(
         network(64, 16, 2, channel_mult=(1, 2, 2)),
-        training_data.generated(training_data.tilts),
+        sources.generated(sources.tilts),
         images=1_000_000,
         rate=1e-3,
         velocity=Velocity(0.0, 0.25),
@@ -77,7 +58,7 @@ RECIPES = {
     ),
     "digits": Recipe(
         network(32, 32, 1, num_classes=11, channel_mult=(1, 2, 2)),
-        training_data.digits,
+        sources.digits,
         images=100_000,
         velocity=Velocity(-0.8, 0.53),
         rate=1e-3,
@@ -89,7 +70,7 @@ RECIPES = {
 } | {
     f"{task}_{name}": Recipe(
         network(64, 32, 3),
-        training_data.images,
+        sources.images,
         images=images,
         batch=16,
         rate=rate,
@@ -99,8 +80,8 @@ RECIPES = {
         terms=RESEARCH,
     )
     for task, degrade, how in (
-        ("deblur", training_data.random_blur, "blurred half by motion kernels, half by Gaussian ones"),
-        ("turbulence", training_data.random_turbulence, "tilted and blurred by Gaussian kernels of 0.3 to 1 pixel"),
+        ("deblur", sources.random_blur, "blurred half by motion kernels, half by Gaussian ones"),
+        ("turbulence", sources.random_turbulence, "tilted and blurred by Gaussian kernels of 0.3 to 1 pixel"),
     )
     for name, objective, images, rate in (
         ("regression", Regression, 600_000, 4e-4),
@@ -111,62 +92,6 @@ BEGINNINGS = {  # a network that is to fool a critic begins with the one that re
     "deblur_adversarial": "deblur_regression",
     "turbulence_adversarial": "turbulence_regression",
 }
-
-
-def image_set(domain: str, split: str, n: int, seed: int = 0) -> Tensor:
-    """Images to measure the image prior on: N 3 64 64 in [-1, 1], N at most `n`, spread evenly over the set.
-
-    `domain` "faces" or "cats" is the set of that name; "photos" are random crops of the photographs that training
-    saw, or of those held out from it; "wheels" are `datasets.photos()`, which everybody has, for testing alone.
-    Raises: ValueError for another domain or split, datasets.NotAtHand where a set is not on this machine.
-    """
-    if domain not in ("faces", "cats", "photos", "wheels") or split not in ("train", "test") or n < 1:
-        raise ValueError(f"domain {domain!r}, split {split!r}, n {n}; wanted faces, cats, photos or wheels, n >= 1")
-    if domain == "photos":
-        return datasets.random_crops(training_data.pictures_of(split), n, 64, Generator().manual_seed(seed))
-    if domain == "wheels" and split == "train":
-        raise ValueError("domain 'wheels' has no split 'train'; its photographs are for testing alone")
-    return _spread(domain, split, n)[0]
-
-
-def test_set(domain: str, n: int) -> tuple[Tensor, tuple[str, ...]]:
-    """The images that a table's rows of a domain are measured on, N 3 64 64 in [-1, 1], and their names.
-
-    "faces" and "cats" are held-out images of those sets, spread evenly over them; "photos" the first of the wheels'
-    crops, named for the picture that they are of, whose seven pictures take turns. N is at most `n`.
-    Raises: ValueError for another domain, datasets.NotAtHand where a set is not on this machine.
-    """
-    if domain not in ("faces", "cats", "photos") or n < 1:
-        raise ValueError(f"domain {domain!r}, n {n}; wanted faces, cats or photos, n >= 1")
-    if domain == "photos":
-        found = datasets.photos()
-        return found.images[:n], found.names[:n]
-    return _spread(domain, "test", n)
-
-
-def _spread(name: str, split: str, n: int) -> tuple[Tensor, tuple[str, ...]]:
-    """At most `n` images of a set, spread evenly over it, and their names."""
-    found = datasets.load({"wheels": "photos"}.get(name, name), split)
-    chosen = torch.linspace(0, len(found) - 1, min(n, len(found))).long()
-    return found.images[chosen], tuple(found.names[i] for i in chosen.tolist())
-
-
-def at_hand(domains: Sequence[str], all_wanted: bool = False) -> list[str]:
-    """Those of the domains of `test_set` whose images are on this machine; it prints which are not.
-
-    Raises: datasets.NotAtHand for one that is not, if `all_wanted`; ValueError for an unknown one.
-    """
-    found = []
-    for domain in domains:
-        try:
-            test_set(domain, 1)
-        except datasets.NotAtHand as error:
-            if all_wanted:
-                raise
-            print(f"without {domain}: {error}")
-            continue
-        found.append(domain)
-    return found
 
 
 def is_trained(name: str, folder: str | Path = PRIORS) -> bool:
@@ -244,24 +169,3 @@ def train_prior(
     }
     save_prior(name, state["ema"], card, folder)
     (Path(checkpoints) / f"{name}.pt").unlink()  # another training is to begin anew, or with these weights
-
-
-def main(arguments: list[str] | None = None) -> None:
-    """Train one committed prior to the end of its recipe, then write weights and card."""
-    parser = argparse.ArgumentParser(prog="python -m pdm.recipes", description=main.__doc__)
-    parser.add_argument("name", choices=sorted(RECIPES))
-    parser.add_argument("--images", type=int, help="images to see in all (default: the recipe's)")
-    parser.add_argument("--rate", type=float, help="learning rate (default: the recipe's)")
-    parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--go-on", action="store_true", help="begin with the weights in the folder")
-    parser.add_argument("--folder", type=Path, default=PRIORS, help="where weights and card go")
-    parser.add_argument("--checkpoints", type=Path, default=CHECKPOINTS)
-    chosen = parser.parse_args(arguments)
-    for state in train_prior(**vars(chosen)):
-        seen, loss, test_loss = state["curve"][-1]
-        print(f"{seen:>9} images  loss {loss:.4f}  held out {test_loss:.4f}  {state['seconds']:.0f} s", flush=True)
-    print(chosen.folder / f"{chosen.name}.safetensors")
-
-
-if __name__ == "__main__":
-    main()

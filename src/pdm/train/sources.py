@@ -8,23 +8,20 @@ from collections.abc import Callable
 import torch
 from torch import Generator, Tensor
 
-from pdm import datasets
-from pdm.degradations import (
+from pdm import data
+from pdm.constraints import to_model_range
+from pdm.data import (
     SIGMA,
     TILT_BOUND,
     add_noise,
     gaussian_kernels,
     motion_kernels,
+    pictures_of,
     random_kernels,
     tilt_fields,
-    to_model_range,
 )
 from pdm.operators import blur, turbulence
-from pdm.training import Batch
-
-__all__ = ["digits", "generated", "images", "kernels", "pictures_of", "random_blur", "random_turbulence", "tilts"]
-
-HELD_OUT = 16  # every sixteenth photograph of photos.zip is held out from training
+from pdm.train.loop import Batch
 
 
 def generated(make: Callable[[int, Generator], Tensor]) -> Callable[[str], Callable[[int, Generator], Batch]]:
@@ -42,15 +39,9 @@ def tilts(n: int, generator: Generator) -> Tensor:
     return tilt_fields(n, 64, generator) / TILT_BOUND
 
 
-def pictures_of(split: str) -> list[Tensor]:
-    """The photographs of photos.zip that are for training, or those held out. Raises: as `datasets`."""
-    pictures = datasets.training_pictures()
-    return [p for i, p in enumerate(pictures) if (i % HELD_OUT == 0) == (split == "test")]
-
-
 def images(split: str) -> Callable[[int, Generator], Batch]:
     """Faces, cats and crops of photographs in equal shares, flipped half the time."""
-    faces, cats = (datasets.load(name, split).pixels for name in ("faces", "cats"))
+    faces, cats = (data.load(name, split).pixels for name in ("faces", "cats"))
     pictures = pictures_of(split)
 
     def draw(n: int, generator: Generator) -> Batch:
@@ -59,7 +50,7 @@ def images(split: str) -> Callable[[int, Generator], Batch]:
         for label, pixels in ((0, faces), (1, cats), (2, pictures)):
             count = int((labels == label).sum())
             if count and isinstance(pixels, list):
-                x0[labels == label] = datasets.random_crops(pixels, count, 64, generator)
+                x0[labels == label] = data.random_crops(pixels, count, 64, generator)
             elif count:
                 chosen = torch.randint(len(pixels), (count,), generator=generator)
                 x0[labels == label] = pixels[chosen].float() / 127.5 - 1
@@ -71,7 +62,7 @@ def images(split: str) -> Callable[[int, Generator], Batch]:
 
 def digits(split: str) -> Callable[[int, Generator], Batch]:
     """Handwritten digits with their labels."""
-    found = datasets.load("digits", split)
+    found = data.load("digits", split)
     labels = torch.tensor(found.labels)
 
     def draw(n: int, generator: Generator) -> Batch:

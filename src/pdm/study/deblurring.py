@@ -4,8 +4,6 @@ Settings are plain values, a prior's name among them, so that a table's row can 
 can be handed them.
 """
 
-from collections.abc import Sequence
-from dataclasses import dataclass, fields, replace
 from functools import partial
 
 import numpy as np
@@ -18,129 +16,19 @@ from pdm.baselines.pan import deblur as pan_deblur
 from pdm.baselines.self_deblur import deblur as self_deblur
 from pdm.baselines.supervised import restore
 from pdm.constraints import l0, l1, project_simplex, projection, shift_and_divide, simplex
-from pdm.degradations import SIGMA, gaussian_kernels
-from pdm.experiments import dps_known_kernel, measure, step_sizes
-from pdm.guidance import DPS
-from pdm.operators import blur, turbulence
-from pdm.priors import FlatPrior, NetworkPrior, load_prior
-from pdm.release import WholeBatchDPS, divide_by_batch_sum
-from pdm.sampler import Component, sample
+from pdm.data import gaussian_kernels
+from pdm.guidance import DPS, step_sizes
+from pdm.models import FlatPrior, NetworkPrior, load_prior
+from pdm.operators import blur
+from pdm.paper.departures import WholeBatchDPS, divide_by_batch_sum
+from pdm.sampler import Component, final, sample
 from pdm.schedule import Schedule, Step, ancestral_step
-
-__all__ = [
-    "Cases",
-    "Estimate",
-    "Problem",
-    "blind_dps",
-    "blind_problem",
-    "blurred",
-    "blurred_cases",
-    "dps",
-    "explained",
-    "pan_blind",
-    "prior_for",
-    "self_deblur_blind",
-    "supervised",
-    "uniform_kernel",
-    "unknown",
-    "wiener_known_kernel",
-]
+from pdm.study.problem import Cases, Estimate
+from pdm.study.score import dps_known_kernel
 
 CONSTRAINTS = {"shift_and_divide": shift_and_divide, "simplex": simplex, "projection": projection}
 PENALTIES = {"l1": l1, "l0": l0}
 Problem = tuple[dict[str, Component], DPS, Step]  # what `sample` runs: components, guidance, and line (4)
-
-
-@dataclass(frozen=True, eq=False)
-class Cases:
-    """Photographs and what became of them, B of each: `truth` B C H W, `kernels` B 1 h w, `seeds`.
-
-    `measurement` is B C H W, or B KC H W for K frames seen through as many `tilts`, B 2K H W in pixels; there are none
-    where the air was calm. `sigma` is the noise's standard deviation, and `boundary` what lies beyond the frame, as in
-    `operators.blur`, which methods by diffusion take over. A blind method reads `measurement`, `seeds` and `boundary`.
-    Raises: ValueError for unequal numbers or another boundary.
-    """
-
-    names: tuple[str, ...]
-    truth: Tensor
-    measurement: Tensor
-    kernels: Tensor
-    seeds: tuple[int, ...]
-    tilts: Tensor | None = None
-    sigma: float = SIGMA
-    boundary: str = "reflect"
-
-    def __post_init__(self):
-        counts = {name: len(value) for name, value in self._parts().items() if value is not None}
-        if len(set(counts.values())) != 1:
-            raise ValueError(f"the cases have {counts}; wanted as many of each")
-        if self.boundary not in ("reflect", "zero", "circular"):
-            raise ValueError(f"boundary is {self.boundary!r}; wanted reflect, zero or circular")
-
-    def _parts(self) -> dict:
-        return {f.name: getattr(self, f.name) for f in fields(self) if f.name not in ("sigma", "boundary")}
-
-    def __len__(self) -> int:
-        return len(self.names)
-
-    def __getitem__(self, which: slice) -> "Cases":
-        parts = {n: v[which] for n, v in self._parts().items() if v is not None}
-        # A copy, for a view would be kept and sent with all that it is a view of.
-        return replace(self, **{n: v.clone() if isinstance(v, Tensor) else v for n, v in parts.items()})
-
-    def to(self, device: torch.device | str) -> "Cases":
-        """The same with all tensors on `device`, where a method of networks then computes."""
-        return replace(self, **{n: v.to(device) for n, v in self._parts().items() if isinstance(v, Tensor)})
-
-
-@dataclass(frozen=True, eq=False)
-class Estimate:
-    """What a method makes of a batch: image, B C H W; kernel, B 1 h w, and tilts, B 2K H W, if it looks for any."""
-
-    image: Tensor
-    kernel: Tensor | None = None
-    tilt: Tensor | None = None
-
-    def to(self, device: torch.device | str) -> "Estimate":
-        """The same with all tensors on `device`."""
-        return Estimate(*(None if v is None else v.to(device) for v in (self.image, self.kernel, self.tilt)))
-
-
-def explained(estimate: Estimate, frames: int = 1, boundary: str = "reflect") -> Tensor | None:
-    """The measurement that an estimate stands for, B KC H W; None where the method has no kernel to explain it by."""
-    if estimate.kernel is None:
-        return None
-    if estimate.tilt is None:
-        return blur(estimate.image, estimate.kernel, boundary).repeat(1, frames, 1, 1)
-    views = [turbulence(estimate.image, estimate.kernel, tilt, boundary) for tilt in estimate.tilt.split(2, dim=1)]
-    return torch.cat(views, dim=1)
-
-
-def blurred_cases(
-    truth: Tensor,
-    kernels: Tensor,
-    seeds: Sequence[int],
-    names: Sequence[str] | None = None,
-    sigma: float = SIGMA,
-    boundary: str = "reflect",
-) -> Cases:
-    """Blur photographs and add noise, as `experiments.measure`; the seeds are the noise's and the methods'."""
-    names = [str(i) for i in range(len(truth))] if names is None else names
-    seen = measure(truth, kernels, seeds, sigma, boundary)
-    return Cases(tuple(names), truth, seen, kernels, tuple(seeds), sigma=sigma, boundary=boundary)
-
-
-def unknown(measurement: Tensor, seeds: Sequence[int], canvas: int = 32) -> Cases:
-    """Measurements, B C H W in [-1, 1], whose truth nobody has: images and kernels are NaN, for blind methods alone.
-
-    Raises: ValueError for a measurement of another shape, far outside [-1, 1] or not finite, or seeds that are not B.
-    """
-    if measurement.dim() != 4 or not measurement.abs().max() <= 2:
-        reach = f"reaches to {measurement.abs().max():g} in size" if measurement.numel() else "is empty"
-        raise ValueError(f"the measurement is {tuple(measurement.shape)} and {reach}; wanted B C H W in [-1, 1]")
-    kernels = torch.full((len(measurement), 1, canvas, canvas), float("nan"))
-    names = tuple(str(i) for i in range(len(measurement)))
-    return Cases(names, torch.full_like(measurement, float("nan")), measurement, kernels, tuple(seeds))
 
 
 def blurred(cases: Cases) -> Estimate:
@@ -151,7 +39,7 @@ def blurred(cases: Cases) -> Estimate:
 def blind_dps(cases: Cases, steps: int = 1000, label: str | Tensor | None = None, **settings) -> Estimate:
     """Algorithm 1 in `steps` steps; label and settings as `blind_problem`."""
     components, guidance, step = blind_problem(cases, steps, label, **settings)
-    *_, last = sample(components, guidance, cases.seeds, steps, step=step, device=cases.measurement.device)
+    last = final(sample(components, guidance, cases.seeds, steps, step=step, device=cases.measurement.device))
     kernel = shift_and_divide(last.x0["kernel"]) if settings.get("whole_batch") else last.theta["kernel"]
     return Estimate(last.theta["image"], kernel)
 
@@ -204,7 +92,7 @@ def dps(cases: Cases, steps: int = 1000, label: str | None = None, image_step: f
     """The image alone with the kernel known: what no blind method can be asked to beat."""
     scale = step_sizes(steps, image_step)["image"]
     prior, y = prior_for(cases, "image", label), cases.measurement
-    *_, last = dps_known_kernel(y, cases.kernels, prior, cases.seeds, steps, scale, cases.boundary)
+    last = final(dps_known_kernel(y, cases.kernels, prior, cases.seeds, steps, scale, cases.boundary))
     return Estimate(last.theta["image"])
 
 
@@ -239,7 +127,7 @@ def uniform_kernel(
     sizes = {"image": step_sizes(steps, image_step)["image"], "kernel": kernel_step * 1000 / steps}
     operator = partial(blur, boundary=cases.boundary)
     guidance = DPS(cases.measurement, operator, sizes, {"kernel": (sparse, weight)})
-    *_, last = sample(components, guidance, cases.seeds, steps, device=cases.measurement.device)
+    last = final(sample(components, guidance, cases.seeds, steps, device=cases.measurement.device))
     return Estimate(last.theta["image"], last.theta["kernel"])
 
 

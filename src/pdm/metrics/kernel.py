@@ -1,0 +1,54 @@
+"""How far a kernel lies from the true one: MSE and MNC."""
+
+import torch
+from torch import Tensor
+
+from pdm.metrics.checks import _check_one_shape, _check_pair
+
+
+@torch.no_grad()
+def kernel_mse(estimate: Tensor, truth: Tensor) -> Tensor:
+    """Mean squared error over the pixels of a kernel, as it stands: nothing is aligned, cropped or rescaled.
+
+    Both are B 1 h w; the truth is nonnegative with sum 1. Returns B values >= 0, float64; 0 is perfect. A
+    blind method may shift its kernel and shift its image back; such a shift counts here, and not in `mnc`.
+    Raises `ValueError` on a wrong shape, dtype, range or sum, and on NaN or Inf. Source: Table 2.
+    """
+    estimate, truth = _check_kernels(estimate, truth)
+    _check_one_shape(estimate, truth)
+    return (estimate - truth).square().flatten(1).mean(1)
+
+
+@torch.no_grad()
+def mnc(estimate: Tensor, truth: Tensor) -> Tensor:
+    """Maximum of the normalised cross-correlation of two kernels over all shifts; 1 is perfect.
+
+    max_gamma sum_tau k(tau) k_hat(tau + gamma) / (||k|| ||k_hat||), the kernels being zero outside their
+    canvas: a linear correlation, by FFT in float64. Both are B 1 h w, on canvases that may differ in size;
+    the truth is nonnegative with sum 1. Returns B values, float64, in [0, 1] for a nonnegative estimate,
+    whatever its scale and place. Raises `ValueError` on a wrong shape, dtype, range or sum, on NaN or Inf,
+    and on an estimate that is zero. Source: Hu and Yang, Good Regions to Deblur, ECCV 2012; Table 2.
+    """
+    estimate, truth = _check_kernels(estimate, truth)
+    peak = estimate.abs().amax((1, 2, 3), keepdim=True)
+    if (peak == 0).any():
+        raise ValueError("an estimated kernel is zero everywhere; wanted one with a norm > 0")
+    estimate = estimate / peak  # so that no square under- or overflows
+    size = [n + m - 1 for n, m in zip(estimate.shape[2:], truth.shape[2:], strict=True)]  # no wrap-around
+    spectrum = torch.fft.rfft2(truth, s=size).conj() * torch.fft.rfft2(estimate, s=size)
+    correlation = torch.fft.irfft2(spectrum, s=size)  # B 1 h+h'-1 w+w'-1, one pixel per shift
+    norms = truth.flatten(1).norm(dim=1) * estimate.flatten(1).norm(dim=1)  # B
+    return (correlation.flatten(1).amax(1) / norms).clamp(max=1)  # Cauchy-Schwarz holds up to rounding
+
+
+def _check_kernels(estimate: Tensor, truth: Tensor) -> tuple[Tensor, Tensor]:
+    """Both kernels on the CPU in float64; the truth must be a kernel, and the estimate is what it is."""
+    _check_pair(estimate, truth)
+    if estimate.shape[0] != truth.shape[0] or estimate.shape[1] != 1 or truth.shape[1] != 1:
+        came = f"estimate {tuple(estimate.shape)} and truth {tuple(truth.shape)}"
+        raise ValueError(f"{came} are no pair of kernels; wanted B 1 h w with one B")
+    estimate, truth = estimate.cpu().double(), truth.cpu().double()
+    least, sums = truth.min(), truth.flatten(1).sum(1)
+    if least < 0 or (sums - 1).abs().max() > 1e-3:
+        raise ValueError(f"truth has minimum {least:.4g} and sums {sums.tolist()}; wanted >= 0 and sum 1")
+    return estimate, truth

@@ -1,0 +1,1 @@
+"""What runs experiments: problems, methods, the runner that keeps their results, tables, plots, notebooks."""

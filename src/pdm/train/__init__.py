@@ -1,0 +1,1 @@
+"""What trains the committed priors: `python -m pdm.train NAME`."""
