@@ -3,7 +3,8 @@ import torch
 
 from pdm.data import motion_kernels
 from pdm.models import NetworkPrior, UNet, UNetConfig
-from pdm.study import deblurring, problem
+from pdm.study import method
+from pdm.study.problem import Cases, measured
 
 
 @pytest.fixture(autouse=True, scope="module")
@@ -25,19 +26,14 @@ def tiny(size: int, channels: int) -> NetworkPrior:
 
 @pytest.fixture
 def priors(monkeypatch) -> dict:
-    """The tiny networks in place of the committed ones, and which labels were asked for."""
-    found = {"image": tiny(32, 3), "kernel": tiny(16, 1), "asked": []}
-
-    def load(name, label=None, device="cpu"):
-        found["asked"].append((name, label))
-        return found[name]
-
-    monkeypatch.setattr(deblurring, "load_prior", load)
+    """Tiny networks, which a Method loads in place of the committed ones."""
+    found = {"image": tiny(32, 3), "kernel": tiny(16, 1), "tilt": tiny(32, 2)}
+    monkeypatch.setattr(method, "load_prior", lambda name, label=None, device="cpu": found[name])
     return found
 
 
 @pytest.fixture(scope="module")
-def cases() -> problem.Cases:
+def cases() -> Cases:
     generator = torch.Generator().manual_seed(1)
     truth = torch.nn.functional.interpolate(torch.rand(2, 3, 8, 8, generator=generator) * 1.6 - 0.8, 32)
-    return problem.blurred_cases(truth, motion_kernels(2, 16, 0.5, generator), [3, 4], ["a", "b"])
+    return measured(truth, motion_kernels(2, 16, 0.5, generator), [3, 4], ["a", "b"])

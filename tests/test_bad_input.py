@@ -1,4 +1,7 @@
-"""Errors at the door: whatever is wrong is refused, in words that say what came and what was wanted."""
+"""Names, networks, files and checkpoints that are wrong: refused, in words that say what came and what was wanted.
+
+Tensors, numbers, seeds and counts are in test_robustness.py.
+"""
 
 import json
 import pickle
@@ -12,15 +15,14 @@ import torch
 from PIL import Image
 from safetensors.torch import save_file
 
-from pdm import data, metrics, paths
-from pdm.constraints import l0, l1, shift_and_divide, simplex
-from pdm.data import add_noise, gaussian_kernels, motion_kernels, random_kernels
+from pdm import data, paths
+from pdm.constraints import l1, shift_and_divide
 from pdm.guidance import DPS
 from pdm.models import GaussianMixture, NetworkPrior, Prediction, UNet, UNetConfig, load_adm, load_prior, save_prior
-from pdm.operators import blur, correlate
+from pdm.operators import blur
 from pdm.sampler import Component, sample
 from pdm.schedule import Schedule, ancestral_step, ddim_step
-from pdm.train import recipes
+from pdm.train import __main__
 from pdm.train.loop import Recipe, train
 
 NAN, INF = float("nan"), float("inf")
@@ -176,45 +178,7 @@ FINITE = r"finite"
 LABELS = r"from 0 to 2"
 TORCH, SAFE = r"a torch file of named tensors", r"as safetensors"
 
-IMAGES = [
-    case("blur: image of 3 dimensions", lambda: blur(IMAGE[0], KERNEL), r"\(3, 16, 16\)", "B C H W"),
-    case("blur: integer image", lambda: blur(IMAGE.int(), KERNEL), "torch.int32", "floating point"),
-    case("blur: image of NumPy", lambda: blur(IMAGE.numpy(), KERNEL), "ndarray", "tensor"),
-    case("blur: no image at all", lambda: blur(IMAGE[:0], KERNEL[:0]), r"\(0, 3", "."),
-    case("blur: kernel of 3 dimensions", lambda: blur(IMAGE, KERNEL[:, 0]), r"\(2, 3, 3\)", "2 1 h w"),
-    case("blur: kernel of 3 channels", lambda: blur(IMAGE, KERNEL.expand(2, 3, 3, 3)), r"\(2, 3, 3, 3\)", "2 1 h w"),
-    case("blur: 3 kernels, 2 images", lambda: blur(IMAGE, torch.ones(3, 1, 3, 3)), r"\(3, 1, 3, 3\)", "one per image"),
-    case("blur: kernel of float64", lambda: blur(IMAGE, KERNEL.double()), "torch.float64", "torch.float32"),
-    case("blur: tall kernel", lambda: blur(IMAGE, torch.ones(2, 1, 17, 3)), r"\(17, 3\)", r"image of \(16, 16\)"),
-    case("blur: wide kernel", lambda: blur(IMAGE, torch.ones(2, 1, 3, 17)), r"\(3, 17\)", r"image of \(16, 16\)"),
-    case("blur: boundary", lambda: blur(IMAGE, KERNEL, "wrap"), "'wrap'", "zero, circular, reflect, valid"),
-    case("blur: method", lambda: blur(IMAGE, KERNEL, method="fast"), "'fast'", "'fft' or 'direct'"),
-    case("correlate: boundary", lambda: correlate(IMAGE, KERNEL, "same"), "'same'", "zero, circular, reflect, valid"),
-    case("simplex: 3 dimensions", lambda: simplex(KERNEL[0]), r"\(1, 3, 3\)", "B 1 h w"),
-    case("simplex: NaN", lambda: simplex(KERNEL * NAN), "NaN", FINITE),
-    case("l0: width", lambda: l0(KERNEL, 0.0), r"width is 0\.0", "above 0"),
-    case("l0: width NaN", lambda: l0(KERNEL, NAN), "width is nan", "above 0"),
-    case("psnr: shapes", lambda: metrics.psnr(IMAGE, IMAGE[:1]), r"\(2, 3, 16, 16\).*\(1, 3, 16, 16\)", "one shape"),
-    case("psnr: 3 dimensions", lambda: metrics.psnr(IMAGE[0], IMAGE[0]), r"\(3, 16, 16\)", "four dimensions"),
-    case("psnr: NaN", lambda: metrics.psnr(marred(NAN), IMAGE), "estimate holds NaN", FINITE),
-    case("psnr: infinite truth", lambda: metrics.psnr(IMAGE, marred(INF)), "truth holds NaN or Inf", FINITE),
-    case("psnr: bytes", lambda: metrics.psnr(IMAGE.byte(), IMAGE), "torch.uint8", "floating-point"),
-    case("psnr: range", lambda: metrics.psnr(IMAGE, IMAGE + 255), r"\[255, 255\]", r"\[-1, 1\]"),
-    case("ssim: too small", lambda: metrics.ssim(KERNEL, KERNEL), r"\(3, 3\)", "at least 11 x 11"),
-    case("lpips: net", lambda: metrics.lpips(IMAGE, IMAGE, "squeeze"), "'squeeze'", "'alex', 'vgg'"),
-    case("kernel_mse: shapes", lambda: metrics.kernel_mse(IMAGE[:, :1], DELTA), r"\(2, 1, 16, 16\)", "one shape"),
-    case("kernel_mse: sum", lambda: metrics.kernel_mse(DELTA, 2 * DELTA), r"sums \[2\.0, 2\.0\]", "sum 1"),
-    case("mnc: negative truth", lambda: metrics.mnc(DELTA, DELTA - 0.1), "minimum -0.1", ">= 0"),
-    case("mnc: channels", lambda: metrics.mnc(IMAGE, DELTA), r"\(2, 3, 16, 16\)", "B 1 h w"),
-    case("mnc: zero estimate", lambda: metrics.mnc(0 * DELTA, DELTA), "zero everywhere", "norm > 0"),
-]
-
 MEASUREMENTS = [
-    case("DPS: 3 dimensions", lambda: dps(IMAGE[0]), r"\(3, 16, 16\)", "B C H W"),
-    case("DPS: integers", lambda: dps(IMAGE.int()), "torch.int32", "floating point"),
-    case("DPS: NaN", lambda: dps(marred(NAN)), "1 values that are NaN", ""),
-    case("DPS: Inf", lambda: dps(marred(-INF)), "1 values that are NaN or infinite", ""),
-    case("DPS: NaN, what was wanted", lambda: dps(marred(NAN)), "NaN", "wanted"),
     case("DPS: step for no component", lambda: dps(image=1.0, kernle=1.0), r"\['image', 'kernle'\]", NAMES),
     case("DPS: step missing", lambda: dps(image=1.0), r"given for \['image'\]", NAMES),
     case("DPS: penalty on no component", lambda: dps(penalty={"tilt": (l1, 1.0)}), "'tilt'", NAMES),
@@ -239,15 +203,6 @@ MEASUREMENTS = [
 ]
 
 SAMPLING = [
-    *(
-        case(f"sample: steps {n!r}", lambda n=n: sample(COMPONENTS, None, [0], n), f"steps is {n!r};", COUNT)
-        for n in (0, -1, 1001, 2.5, True, "10")
-    ),
-    case("sample: no seeds", lambda: sample(COMPONENTS, None, []), r"seeds are \[\]", SEEDS),
-    case("sample: negative seed", lambda: sample(COMPONENTS, None, [0, -1]), r"seeds are \[0, -1\]", SEEDS),
-    case("sample: seed no whole number", lambda: sample(COMPONENTS, None, [0.5]), r"seeds are \[0\.5\]", SEEDS),
-    case("sample: a seed that is none", lambda: sample(COMPONENTS, None, [True]), "True", SEEDS),
-    case("sample: one seed, no list", lambda: sample(COMPONENTS, None, 3), "seeds are 3", SEEDS),
     case("sample: neither seeds nor noise", lambda: sample(COMPONENTS, None), "", "either seeds or noise"),
     case("sample: no components", lambda: sample({}, None, [0]), "no components", "at least one"),
     case(
@@ -279,7 +234,7 @@ SAMPLING = [
         lambda: run({"image": replace(COMPONENTS["image"], clip=(1.0, -1.0))}),
         *(r"\(1\.0, -1\.0\)", "low"),
     ),
-    case("step: variance", lambda: ancestral_step("medium"), "'medium'", "'small', 'large' or 'learned'"),
+    case("step: variance", lambda: ancestral_step("medium"), "'medium'", "'small', 'large', 'learned'"),
     case(
         "step: learned variance without one",
         lambda: run(step=ancestral_step("learned")),
@@ -304,32 +259,6 @@ SAMPLING = [
     case("schedule: beta NaN", lambda: Schedule(torch.tensor([NAN]).double()), "nan", r"inside \(0, 1\)"),
     case("schedule: no steps", lambda: Schedule.cosine(0), "steps is 0", "1 or more"),
     case("schedule: half a step", lambda: Schedule.cosine(2.5), r"2\.5", "whole"),
-]
-
-DEGRADATIONS = [
-    *(
-        case(f"motion: intensity {v}", lambda v=v: motion_kernels(1, 9, v, generator()), rf"\[{v}\]", r"in \(0, 1\]")
-        for v in (0.0, -0.5, 1.5, NAN)
-    ),
-    case("motion: no kernels", lambda: motion_kernels(0, 9, 0.5, generator()), "0 kernels", "1 or more"),
-    case("motion: tiny canvas", lambda: motion_kernels(1, 2, 0.5, generator()), "side 2", "side 3 or more"),
-    case(
-        "motion: 2 intensities, 3 kernels",
-        lambda: motion_kernels(3, 9, torch.tensor([0.5, 0.5]), generator()),
-        *("2", "3"),
-    ),
-    case("random: no kernels", lambda: random_kernels(0, 9, generator()), "0 kernels", "1 or more"),
-    *(case(f"gaussian: std {v}", lambda v=v: gaussian_kernels(1, 9, v), rf"\[{v}\]", "above 0") for v in (0.0, -1.0)),
-    *(case(f"gaussian: std {v}", lambda v=v: gaussian_kernels(1, 9, v), rf"\[{v}\]", "finite") for v in (INF, NAN)),
-    *(
-        case(f"noise: sigma {v}", lambda v=v: add_noise(IMAGE, v, generator()), f"sigma is {v}", "0 or more")
-        for v in (-0.1, NAN, INF)
-    ),
-    case(
-        "noise: integer image",
-        lambda: add_noise(IMAGE.byte(), 0.1, generator()),
-        *("torch.uint8", "floating"),
-    ),
 ]
 
 NETWORKS = [
@@ -402,7 +331,7 @@ NETWORKS = [
     case(
         "mixture: NaN weight",
         lambda: GaussianMixture(SCHEDULE, X, torch.tensor([NAN, 1.0]), 1.0),
-        *("nan", "sum 1"),
+        *("(?i)nan", "sum 1|finite"),
     ),
     case(
         "mixture: NaN mean",
@@ -458,10 +387,10 @@ FILES = [
     case("folder: text", picture(b"hello", data.folder), r"photo\.png", "is no image"),
     case("folder: missing", lambda folder: data.folder(folder / "none"), "none", "no folder with images"),
     case("folder: empty", data.folder, "", "no folder with images"),
-    case("picture: too small", small_picture, r"\(3, 20, 20\)", "size = 64"),
+    case("picture: too small", small_picture, "size=20x30", "64 or more pixels a side"),
     case("datasets: name", lambda: data.load("dogs", "test"), "'dogs'", "photos.*digits.*faces.*cats"),
     case("datasets: split", lambda: data.load("digits", "val"), "'val'", r"'digits': \('train', 'test'\)"),
-    case("datasets: photograph", lambda: data.photograph("moon"), "'moon'", "astronaut, cat"),
+    case("datasets: photograph", lambda: data.photograph("moon"), "'moon'", "'astronaut', 'cat'"),
     case(
         "reproduce: scale",
         lambda folder: paths.results_dir("huge", folder),
@@ -471,14 +400,14 @@ FILES = [
     case("train: foreign network", resume({"config": {"dims": 1}}), "of another run", ""),
     case("train: foreign file", resume({"a": 1}), r"toy\.pt", "checkpoint"),
     case("train: cut checkpoint", resume(b"abc"), r"toy\.pt", "checkpoint"),
-    case("train: no images", resume(None, replace(RECIPE, images=0)), "0", "1 or more"),
+    case("train: no images", lambda: replace(RECIPE, images=0), "images is 0", "1 or more"),
     case(
         "train: few held out",
         lambda folder: list(train(RECIPE, folder / "toy.pt", held_out=10)),
         "held_out is 10",
         "64",
     ),
-    case("train: name", lambda: recipes.main(["dogs"]), "2", "", SystemExit),
+    case("train: name", lambda: __main__.main(["dogs"]), "2", "", SystemExit),
 ]
 
 
@@ -490,9 +419,7 @@ def test_the_same_calls_with_nothing_wrong_go_through(tmp_path):
     assert resume(None)(tmp_path)[-1]["seen"] == 32
 
 
-@pytest.mark.parametrize(
-    ("call", "error", "came", "wanted"), IMAGES + MEASUREMENTS + SAMPLING + DEGRADATIONS + NETWORKS + FILES
-)
+@pytest.mark.parametrize(("call", "error", "came", "wanted"), MEASUREMENTS + SAMPLING + NETWORKS + FILES)
 def test_what_is_wrong_is_refused_with_what_came_and_what_was_wanted(call, error, came, wanted, tmp_path):
     takes_folder = call is data.folder or call.__code__.co_varnames[: call.__code__.co_argcount][:1] == ("folder",)
     with pytest.raises(error) as raised:

@@ -47,8 +47,7 @@ def test_a_checkpoint_becomes_a_prior_that_predicts_its_variance(tmp_path):
     x = torch.randn(2, 1, 16, 16, generator=torch.Generator().manual_seed(0))
     with torch.no_grad():
         expected = network(x, torch.full((2,), 300))
-    found = prior(x, 300)
-    torch.testing.assert_close(torch.cat([found.noise, found.variance], dim=1), expected)
+    torch.testing.assert_close(torch.cat(prior.predict(x, 300), dim=1), expected)
     assert prior.velocity is None and prior.shape == (1, 16, 16)
 
 

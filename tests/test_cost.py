@@ -1,5 +1,9 @@
 """What is measured is what is said: counts that are known, times that are times."""
 
+import subprocess
+import time
+from contextlib import contextmanager
+
 import pytest
 import torch
 
@@ -62,5 +66,62 @@ def test_the_ceiling_and_a_blur_take_time():
 
 @pytest.mark.parametrize("count", [0, 4])
 def test_other_numbers_of_components_are_refused(count):
-    with pytest.raises(ValueError, match="wanted 1 to 3"):
+    with pytest.raises(ValueError, match=r"components is .*; wanted a whole number, 1 to 3"):
         Setting(components=count)
+
+
+def test_other_counts_are_refused():
+    for wrong in ({"batch": 0}, {"size": 1.5}, {"batch": True}):
+        with pytest.raises(ValueError, match=f"{next(iter(wrong))} is .* wanted a whole number"):
+            Setting(**wrong)
+    for wrong in ({"waiting": ["idle"]}, {"neighbours": [-1]}, {"repeats": 0}, {"limit": 0}):
+        with pytest.raises(ValueError, match=next(iter(wrong))):
+            cost.busy(**wrong)
+    with pytest.raises(ValueError, match="steps is 1001; wanted a whole number, 1 to 1000"):
+        cost.peak_memory(Setting(), 1001)
+
+
+def test_each_way_of_waiting_is_measured_with_its_own_variables_and_neighbours(monkeypatch):
+    """A step of the process that is started, played here: as many seconds as there are neighbours, and one."""
+    seen, running = [], []
+    around = cost._neighbours
+
+    @contextmanager
+    def watched(count):
+        with around(count) as started:
+            running[:] = started
+            yield started
+
+    def played(command, env, **_):
+        assert all(process.poll() is None for process in running)
+        seen.append({k: v for k, v in env.items() if "OMP" in k})
+        return subprocess.CompletedProcess(command, 0, stdout=f"{1 + len(running)}\n")
+
+    monkeypatch.setenv("OMP_NUM_THREADS", "7")
+    monkeypatch.setattr(cost, "_neighbours", watched)
+    monkeypatch.setattr(cost.subprocess, "run", played)
+    rows = cost.busy(neighbours=(0, 2), setting=Setting(batch=4))
+    assert seen == 2 * list(cost.WAITING.values())
+    assert [row["neighbours"] for row in rows] == 4 * [0] + 4 * [2]
+    assert [row["setting"] for row in rows] == 2 * list(cost.WAITING)
+    assert [row["seconds_per_step"] for row in rows] == 4 * [4] + 4 * [12]
+    assert len(running) == 2 and all(process.poll() is not None for process in running)  # ended
+
+
+def test_a_neighbour_keeps_a_core_busy():
+    psutil = pytest.importorskip("psutil")
+    with cost._neighbours(1) as (process,):
+        used = psutil.Process(process.pid).cpu_times
+        before = used().user
+        time.sleep(0.6)
+        assert used().user - before > 0.1
+
+
+def test_a_process_of_its_own_measures_time_and_memory():
+    ballast = torch.ones(10**8)  # 400 MB of ours, which are none of its
+    (row,) = cost.busy(["as shipped"], [0], Setting(1, 1), repeats=1)
+    assert 0 < row["seconds_per_step"] < 60 and len(ballast) == 10**8
+    small, large = (cost.peak_memory(Setting(1, 1, size=size), 1) for size in (64, 256))
+    assert (small["size"], small["batch"], small["steps"]) == (64, 1, 1)
+    assert 150 < small["peak_mb"] < 2000  # torch alone is some hundred megabytes
+    assert large["peak_mb"] > small["peak_mb"] + 40  # a step's activations at sixteen times the pixels

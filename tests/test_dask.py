@@ -15,8 +15,8 @@ from distributed import LocalCluster
 from pdm.data import motion_kernels
 from pdm.study import runner
 from pdm.study.dask import connected
-from pdm.study.problem import Estimate, blurred_cases
-from pdm.study.runner import Method
+from pdm.study.method import Method, method
+from pdm.study.problem import Estimate, measured
 
 
 @pytest.fixture(scope="module")
@@ -29,41 +29,43 @@ def cluster():
 def cases():
     generator = torch.Generator().manual_seed(1)
     truth = torch.nn.functional.interpolate(torch.rand(8, 3, 8, 8, generator=generator) * 1.6 - 0.8, 32)
-    return blurred_cases(truth, motion_kernels(8, 16, 0.5, generator), range(8))
+    return measured(truth, motion_kernels(8, 16, 0.5, generator), range(8))
 
 
-def slow(cases, seconds: float = 0.0, begun: str = "") -> Estimate:
+@method("slow", known=("kernel",))
+def slow(measurement, priors, seconds: float = 0.0, begun: str = "") -> Estimate:
     if begun:
         Path(begun, str(os.getpid())).touch()
     time.sleep(seconds)
-    return Estimate((cases.measurement * 1.1).clamp(-1, 1), cases.kernels.roll(1, 2))
+    image, kernel = (measurement.y * 1.1).clamp(-1, 1), measurement.known["kernel"].roll(1, 2)
+    return Estimate({"image": image, "kernel": kernel})
 
 
-def table(method, cases, folder, monkeypatch, executor=None):
+def table(way, cases, folder, monkeypatch, executor=None):
     monkeypatch.setenv("PDM_RESULTS", str(folder))
-    result = runner.run([method], cases, "smoke", executor)
-    return pd.DataFrame(result[method.name]["rows"]).drop(columns="seconds"), result[method.name]["image"]
+    result = runner.run([way], cases, "smoke", executor)
+    return pd.DataFrame(result[way.name]["rows"]).drop(columns="seconds"), result[way.name]["image"]
 
 
 @pytest.fixture
-def method():
+def way():
     return Method("slow", slow, {"seconds": 0.2}, batch=2)
 
 
-def test_over_two_processes_the_table_is_the_serial_one(cluster, cases, method, tmp_path, monkeypatch):
-    serial, image = table(method, cases, tmp_path / "serial", monkeypatch)
+def test_over_two_processes_the_table_is_the_serial_one(cluster, cases, way, tmp_path, monkeypatch):
+    serial, image = table(way, cases, tmp_path / "serial", monkeypatch)
     monkeypatch.setenv("EXECUTOR", cluster.scheduler_address)
-    spread, same = table(method, cases, tmp_path / "dask", monkeypatch)
+    spread, same = table(way, cases, tmp_path / "dask", monkeypatch)
     pd.testing.assert_frame_equal(serial, spread)
     assert torch.equal(image, same) and len(list((tmp_path / "dask" / "smoke" / "parts").iterdir())) == 4
 
 
-def test_a_worker_that_is_killed_loses_nothing(cluster, cases, method, tmp_path, monkeypatch):
-    serial, _ = table(method, cases, tmp_path / "serial", monkeypatch)
+def test_a_worker_that_is_killed_loses_nothing(cluster, cases, way, tmp_path, monkeypatch):
+    serial, _ = table(way, cases, tmp_path / "serial", monkeypatch)
     (tmp_path / "begun").mkdir()
-    method = Method("slow", slow, {"seconds": 0.5, "begun": str(tmp_path / "begun")}, batch=2)
+    way = Method("slow", slow, {"seconds": 0.5, "begun": str(tmp_path / "begun")}, batch=2)
     with ThreadPoolExecutor(1) as beside, connected(cluster.scheduler_address) as executor:
-        running = beside.submit(table, method, cases, tmp_path / "dask", monkeypatch, executor)
+        running = beside.submit(table, way, cases, tmp_path / "dask", monkeypatch, executor)
         while not (at_work := [int(path.name) for path in (tmp_path / "begun").iterdir()]):
             assert not running.done()
             time.sleep(0.02)
@@ -73,7 +75,7 @@ def test_a_worker_that_is_killed_loses_nothing(cluster, cases, method, tmp_path,
     assert len(list((tmp_path / "begun").iterdir())) > len(at_work)  # another did its work
 
 
-def test_a_worker_of_other_weights_is_refused(cluster, cases, method, tmp_path, monkeypatch):
+def test_a_worker_of_other_weights_is_refused(cluster, cases, way, tmp_path, monkeypatch):
     class Elsewhere(Method):
         def key(self, part):
             return Method.key(self, part) | {"image": f"the weights of process {os.getpid()}"}
@@ -83,10 +85,10 @@ def test_a_worker_of_other_weights_is_refused(cluster, cases, method, tmp_path, 
         table(other, cases, tmp_path, monkeypatch, executor)
 
 
-def test_workers_of_its_own_are_started_and_ended(cases, method, tmp_path, monkeypatch):
-    serial, image = table(method, cases, tmp_path / "serial", monkeypatch)
+def test_workers_of_its_own_are_started_and_ended(cases, way, tmp_path, monkeypatch):
+    serial, image = table(way, cases, tmp_path / "serial", monkeypatch)
     with connected("local:2") as executor:
-        spread, same = table(method, cases, tmp_path / "local", monkeypatch, executor)
+        spread, same = table(way, cases, tmp_path / "local", monkeypatch, executor)
         threads = set(executor.map(_threads, range(4)))
     pd.testing.assert_frame_equal(serial, spread)
     assert torch.equal(image, same) and threads == {1}
@@ -94,19 +96,19 @@ def test_workers_of_its_own_are_started_and_ended(cases, method, tmp_path, monke
         executor.submit(_threads, 0).result(timeout=10)
 
 
-def test_under_slurm_the_table_is_the_serial_one(cases, method, tmp_path, monkeypatch):
+def test_under_slurm_the_table_is_the_serial_one(cases, way, tmp_path, monkeypatch):
     """dask-jobqueue's cluster as the README starts it, Slurm's two commands played by scripts that start it here."""
     for name, text in SLURM.items():
         (tmp_path / name).write_text(text)
         (tmp_path / name).chmod(0o755)
     monkeypatch.setenv("PATH", str(tmp_path), prepend=os.pathsep)
     monkeypatch.setenv("PYTHONPATH", str(Path(__file__).parent), prepend=os.pathsep)  # where `slow` is
-    serial, image = table(method, cases, tmp_path / "serial", monkeypatch)
+    serial, image = table(way, cases, tmp_path / "serial", monkeypatch)
     asked = {"cores": 1, "processes": 1, "memory": "8GB", "walltime": "12:00:00"}
     with SLURMCluster(**asked, scheduler_options={"dashboard_address": ":0"}) as cluster:
         cluster.scale(jobs=2)
         with connected(cluster.scheduler_address) as executor:
-            spread, same = table(method, cases, tmp_path / "slurm", monkeypatch, executor)
+            spread, same = table(way, cases, tmp_path / "slurm", monkeypatch, executor)
     pd.testing.assert_frame_equal(serial, spread)
     assert torch.equal(image, same)
 

@@ -70,3 +70,10 @@ def test_on_a_gpu_autocast_does_not_take_it_to_float32():
         found = norm(x.cuda().bfloat16())
     assert found.dtype == torch.bfloat16
     torch.testing.assert_close(found.float().cpu(), F.group_norm(x, 4), atol=0.03, rtol=0.02)
+
+
+def test_a_second_derivative_is_refused():
+    x, gain, offset = (v.requires_grad_() for v in (signal(2, 4, 3, 3), signal(2, 4, seed=1), signal(2, 4, seed=2)))
+    (first,) = torch.autograd.grad(Normalised.apply(x, gain, offset, 2, 1e-5).square().sum(), x, create_graph=True)
+    with pytest.raises(RuntimeError, match="once_differentiable"):
+        first.sum().backward()

@@ -36,7 +36,7 @@ MEASUREMENT = normal(2, 1, 5, 5, seed=5)
 def state_at(x: dict[str, torch.Tensor], t: int = T) -> State:
     """Lines (1) to (3) on the tiny problem, with a graph from x to theta."""
     x = {n: v.detach().requires_grad_() for n, v in x.items()}
-    x0 = {n: SCHEDULE.tweedie(v, PRIORS[n](v, t).noise, t) for n, v in x.items()}
+    x0 = {n: PRIORS[n](v, t).x0 for n, v in x.items()}
     return State(t, t - 1, x, x0, {n: CONSTRAIN[n](v) for n, v in x0.items()})
 
 
@@ -113,7 +113,7 @@ def test_the_gradient_does_not_fade_as_the_residual_does():
     prior = GaussianMixture(SCHEDULE, torch.zeros(1, 1, 4, 4).double(), torch.ones(1).double(), 1.0)  # slope sqrt(a)
     for far in (1e-3, 10.0):
         x = normal(3, 1, 4, 4).requires_grad_()
-        x0 = SCHEDULE.tweedie(x, prior(x, T).noise, T)
+        x0 = prior(x, T).x0
         y = x0.detach() + far * normal(3, 1, 4, 4, seed=1)
         delta, loss = DPS(y, lambda image: image, {"image": 1.0})(State(T, T - 1, {"image": x}, {}, {"image": x0}), {})
         slope = SCHEDULE.alpha_bar[T].sqrt()
@@ -165,8 +165,10 @@ def test_operator_parameters_are_those_without_a_default():
 @pytest.mark.parametrize(
     ("make", "message"),
     [
-        (lambda: DPS(MEASUREMENT[0], blur, ONE), "B C H W"),
-        (lambda: DPS(MEASUREMENT.int(), blur, ONE), "wanted floating point"),
+        (lambda: DPS(MEASUREMENT.int(), blur, ONE), "int32.*wanted B .S, floating point"),
+        (lambda: DPS(MEASUREMENT[:0], blur, ONE), "the measurement is"),
+        (lambda: DPS(MEASUREMENT.numpy(), blur, ONE), "the measurement is a ndarray"),
+        (lambda: guide(DPS(MEASUREMENT[0], blur, ONE)), r"\(1, 5, 5\); the operator gives \(2, 1, 5, 5\)"),
         (lambda: DPS(MEASUREMENT * math.nan, blur, ONE), "50 values"),
         (lambda: DPS(MEASUREMENT, blur, {"image": 1.0}), "steps are given for"),
         (lambda: DPS(MEASUREMENT, blur, ONE | {"tilt": 1.0}), "steps are given for"),

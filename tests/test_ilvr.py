@@ -29,7 +29,7 @@ def test_the_step_puts_the_noisy_measurements_low_frequencies_in_place_of_the_pr
     """Equation (8) by hand, with the first noise of the stream of each seed."""
     from pdm.sampler import NoiseStreams, State
 
-    y, proposal = normal(2, 3, 16, 16, seed=1), {"image": normal(2, 3, 16, 16, seed=2)}
+    y, proposal = normal(2, 3, 16, 16, seed=1).clamp(-2, 2), {"image": normal(2, 3, 16, 16, seed=2)}
     state = State(500, 400, {}, {"image": y}, {})
     delta, loss = ILVR(y, 4, [5, 6])(state, proposal)
     noisy = SCHEDULE.diffuse(y, NoiseStreams([5, 6])("measurement", (3, 16, 16)), 400)

@@ -13,7 +13,7 @@ import pytest
 import torch
 from PIL import Image
 
-from pdm import data
+from pdm import data, paths
 from pdm.data import images, splits
 
 REAL_DATA = os.environ.get("PDM_DATA")  # read before no_data hides it
@@ -77,7 +77,7 @@ def test_area_average_shares_pixels_between_areas_for_any_factor():
     torch.testing.assert_close(average.double(), torch.from_numpy(expected).permute(2, 0, 1), atol=1e-3, rtol=0)
 
 
-@pytest.mark.parametrize(("shape", "size"), [((3, 5, 9), 6), ((3, 9, 5), 6), ((9, 9), 4), ((3, 9, 9), 0)])
+@pytest.mark.parametrize(("shape", "size"), [((3, 5, 9), 6), ((3, 9, 5), 6), ((9, 9), 4), ((3, 9, 9), 10)])
 def test_area_average_wants_a_picture_at_least_as_large(shape, size):
     with pytest.raises(ValueError, match="wanted C H W"):
         data.area_average(torch.zeros(shape), size)
@@ -92,15 +92,15 @@ def test_photos_are_many_spread_and_sharp():
     assert photos.images.dtype == torch.float32
     assert photos.images.min() >= -1 and photos.images.max() <= 1 and photos.images.min() < 0 < photos.images.max()
     pictures = [name.split("_")[0] for name in photos.names]
-    assert {pictures.count(name) for name in data.PHOTOGRAPHS} == {16}
-    assert sorted(pictures[:7]) == sorted(data.PHOTOGRAPHS)  # they take turns
+    assert {pictures.count(name) for name in images.PHOTOGRAPHS} == {16}
+    assert sorted(pictures[:7]) == sorted(images.PHOTOGRAPHS)  # they take turns
     pixels = photos.pixels.float()
     steps = (pixels.diff(dim=-1).abs().mean((1, 2, 3)) + pixels.diff(dim=-2).abs().mean((1, 2, 3))) / 2
     assert steps.min() > 3.9  # grey levels; the list was made with a floor of 4
 
 
 def test_photos_overlap_little_and_lie_inside_their_pictures():
-    shapes = {name: data.photograph(name).shape[-2:] for name in data.PHOTOGRAPHS}
+    shapes = {name: data.photograph(name).shape[-2:] for name in images.PHOTOGRAPHS}
     inside = {name: np.zeros((512, 768), bool) for name in data.photos().names}
     for name, mask in inside.items():
         of, top, left, side = (part if part.isalpha() else int(part) for part in name.split("_"))
@@ -137,11 +137,11 @@ def test_photos_of_another_size():
 
 
 def test_photographs_are_whole_and_in_range():
-    for name in data.PHOTOGRAPHS:
+    for name in images.PHOTOGRAPHS:
         whole = data.photograph(name)
         assert whole.ndim == 3 and whole.shape[0] == 3 and min(whole.shape[1:]) >= 300
         assert whole.min() >= -1 and whole.max() <= 1
-    with pytest.raises(ValueError, match="astronaut, cat, china"):
+    with pytest.raises(ValueError, match="'astronaut', 'cat', 'china'"):
         data.photograph("lena")
 
 
@@ -187,7 +187,8 @@ def test_a_package_that_is_not_installed(monkeypatch):
 
 @pytest.mark.parametrize(("name", "train"), [("faces", 11165), ("cats", 4595)])
 def test_committed_splits(name, train):
-    lists = [(data.DATA / "splits" / f"{name}_{split}.txt").read_text().splitlines() for split in ("train", "test")]
+    files = [paths.SPLITS / f"{name}_{split}.txt" for split in ("train", "test")]
+    lists = [file.read_text(encoding="utf-8").splitlines() for file in files]
     assert [len(names) for names in lists] == [train, 500]
     assert all(names == sorted(set(names)) for names in lists)
     assert not set(lists[0]) & set(lists[1])
@@ -217,7 +218,7 @@ def test_zip_is_read_by_split_and_name(name, tmp_path, monkeypatch):
 
 
 def test_lfw_photos_give_what_the_zip_holds(tmp_path, monkeypatch):
-    monkeypatch.setattr(images, "DATA", tmp_path / "data")
+    monkeypatch.setattr(splits, "SPLIT_LISTS", tmp_path / "data/splits")
     names = ("Ada_Lovelace_0001", "Alan_Turing_0012")
     (tmp_path / "data/splits").mkdir(parents=True)
     (tmp_path / "data/splits/faces_test.txt").write_text("\n".join(names) + "\n")
@@ -247,7 +248,8 @@ def test_lfw_photos_give_what_the_zip_holds(tmp_path, monkeypatch):
 
 
 def test_afhq_photos_are_block_means(tmp_path, monkeypatch):
-    monkeypatch.setattr(images, "DATA", tmp_path / "data")
+    monkeypatch.setattr(splits, "SPLIT_LISTS", tmp_path / "data/splits")
+    monkeypatch.setattr(paths, "CACHE", tmp_path / "data/cache")
     (tmp_path / "data/splits").mkdir(parents=True)
     (tmp_path / "data/splits/cats_train.txt").write_text("flickr_cat_000002\n")
     photo = noise(512, 512)
@@ -322,21 +324,21 @@ def served(tmp_path):
 
 def test_fetch_unpacks_what_has_the_right_checksum(served, tmp_path):
     target = tmp_path / "cache" / "lfw_funneled"
-    assert data.fetch_archive(*served, target) == target
+    assert splits.fetch_archive(*served, target) == target
     assert [path.name for path in target.parent.iterdir()] == ["lfw_funneled"]
     assert (target / "Ada_Lovelace" / "Ada_Lovelace_0001.jpg").read_bytes() == encoded(noise(250, 250))
-    assert data.fetch_archive("http://127.0.0.1:1/never-asked", "0" * 64, target) == target
+    assert splits.fetch_archive("http://127.0.0.1:1/never-asked", "0" * 64, target) == target
 
 
 def test_fetch_leaves_nothing_behind_when_it_fails(served, tmp_path):
     url, sha256 = served
     cache = tmp_path / "cache"
     with pytest.raises(ValueError, match=r"(?i)sha256|hash"):
-        data.fetch_archive(url, "0" * 64, cache / "lfw_funneled")
+        splits.fetch_archive(url, "0" * 64, cache / "lfw_funneled")
     with pytest.raises(OSError):
-        data.fetch_archive(url, sha256, cache / "another_name")
+        splits.fetch_archive(url, sha256, cache / "another_name")
     with pytest.raises(OSError):
-        data.fetch_archive(url + "x", sha256, cache / "lfw_funneled")
+        splits.fetch_archive(url + "x", sha256, cache / "lfw_funneled")
     assert list(cache.iterdir()) == []
 
 
@@ -398,15 +400,17 @@ def test_random_crops_of_the_smallest_picture_are_the_picture():
         assert same or mirrored
 
 
-@pytest.mark.parametrize(("pictures", "n"), [([], 1), ([torch.zeros(3, 20, 20).byte()], 0)])
-def test_random_crops_want_pictures(pictures, n):
-    with pytest.raises(ValueError, match="at least one of each"):
+@pytest.mark.parametrize(
+    ("pictures", "n", "message"), [([], 1, r"pictures are \[\]"), ([torch.zeros(3, 20, 20).byte()], 0, "n is 0")]
+)
+def test_random_crops_want_pictures(pictures, n, message):
+    with pytest.raises(ValueError, match=message):
         data.random_crops(pictures, n, 16, torch.Generator())
 
 
 @pytest.mark.parametrize("shape", [(3, 10, 40), (3, 40, 10), (3, 10, 10)])
 def test_random_crops_want_pictures_at_least_as_large(shape):
-    with pytest.raises(ValueError, match="H, W >= size"):
+    with pytest.raises(ValueError, match="H, W >= 16"):
         data.random_crops([torch.zeros(shape).byte()], 4, 16, torch.Generator().manual_seed(0))
 
 
@@ -459,8 +463,31 @@ def test_bad_folders_and_files(tmp_path):
     with pytest.raises(ValueError, match=r"deep.png.*8 bits"):
         data.picture(tmp_path / "deep.png")
     (tmp_path / "small.png").write_bytes(encoded(noise(63, 100)))
-    with pytest.raises(ValueError, match="size = 64"):
+    with pytest.raises(ValueError, match=r"small.png.*64 or more pixels a side"):
         data.picture(tmp_path / "small.png", 64)
+    with pytest.raises(ValueError, match=r"small.png.*64 or more pixels a side"):
+        (tmp_path / "deep.png").unlink()
+        (tmp_path / "half.png").unlink()
+        data.folder(tmp_path)
+
+
+def test_what_is_transparent_is_laid_on_white(tmp_path):
+    """By hand: alpha colour + (1 - alpha) white; in palettes, grey and colour."""
+    alpha = np.array([[0, 255], [128, 64]], np.uint8)
+    colour = noise(2, 2)
+    Image.fromarray(np.dstack([colour, alpha])).save(tmp_path / "colour.png")
+    share = alpha[..., None] / 255
+    expected = share * colour + (1 - share) * 255
+    got = (data.picture(tmp_path / "colour.png") + 1) * 127.5
+    assert np.abs(got.permute(1, 2, 0).numpy() - expected).max() <= 1
+    grey = Image.merge("LA", [Image.fromarray(v) for v in (colour[..., 0], alpha)])
+    grey.save(tmp_path / "grey.png")
+    got = (data.picture(tmp_path / "grey.png") + 1) * 127.5
+    assert np.abs(got[1].numpy() - expected[..., 0]).max() <= 1
+    palette = Image.fromarray(np.zeros((2, 2), np.uint8), "L").convert("P")
+    palette.info["transparency"] = 0
+    palette.save(tmp_path / "palette.png", transparency=0)
+    assert data.picture(tmp_path / "palette.png").min() == 1  # black, and wholly transparent
 
 
 # ---------------------------------------------------------------- by name

@@ -165,15 +165,15 @@ def test_random_motion_has_the_papers_range_of_intensity():
 @pytest.mark.parametrize(
     ("call", "message"),
     [
-        (lambda: motion_kernels(0, 32, 0.5, seeded()), "0 kernels"),
-        (lambda: motion_kernels(1, 2, 0.5, seeded()), "side 2"),
+        (lambda: motion_kernels(0, 32, 0.5, seeded()), "n is 0; wanted a whole number"),
+        (lambda: motion_kernels(1, 2, 0.5, seeded()), "size is 2; wanted a whole number, 3 or more"),
         (lambda: motion_kernels(1, 32, 0.0, seeded()), "intensity"),
         (lambda: motion_kernels(1, 32, 1.1, seeded()), "intensity"),
         (lambda: motion_kernels(2, 32, torch.tensor([0.5, math.nan]), seeded()), "intensity"),
         (lambda: gaussian_kernels(1, 32, 0.0), "std"),
         (lambda: gaussian_kernels(1, 32, math.inf), "std"),
-        (lambda: gaussian_kernels(0, 32, 1.0), "0 kernels"),
-        (lambda: random_kernels(0, 32, seeded()), "0 kernels"),
+        (lambda: gaussian_kernels(0, 32, 1.0), "n is 0; wanted a whole number"),
+        (lambda: random_kernels(0, 32, seeded()), "n is 0; wanted a whole number"),
         (lambda: add_noise(torch.zeros(1), -0.1, seeded()), "sigma"),
         (lambda: add_noise(torch.zeros(1), math.nan, seeded()), "sigma"),
     ],
@@ -258,5 +258,6 @@ def test_tilt_fields_equal_patches_that_are_added_one_by_one_in_distribution():
     "wrong", [{"patches": 0}, {"half_width": 0}, {"std": 0.0}, {"strength": (0.5, 0.1)}, {"strength": (0.0, 0.1)}]
 )
 def test_tilt_fields_refuse_what_is_not_above_zero(wrong):
-    with pytest.raises(ValueError, match="wanted all above 0, in order"):
+    (name,) = wrong
+    with pytest.raises(ValueError, match=f"{name} is .*; wanted"):
         tilt_fields(1, 16, torch.Generator(), **wrong)

@@ -101,7 +101,7 @@ def test_psnr_registered_finds_the_shift(generator):
 
 @pytest.mark.parametrize("reach", [-1, 16])
 def test_psnr_registered_wants_an_inner_field(reach):
-    with pytest.raises(ValueError, match=f"reach is {reach}; wanted 0 or more"):
+    with pytest.raises(ValueError, match=f"reach is {reach}; wanted .*0 or more"):
         psnr_registered(torch.zeros(1, 3, 32, 40), torch.zeros(1, 3, 32, 40), reach)
 
 
@@ -392,13 +392,13 @@ IMAGE, KERNEL = torch.zeros(2, 3, 32, 32), torch.full((2, 1, 4, 4), 1 / 16)
     ("estimate", "truth", "message"),
     [
         (IMAGE, IMAGE[:1], r"\(2, 3, 32, 32\).*\(1, 3, 32, 32\)"),
-        (IMAGE[0], IMAGE[0], r"estimate has shape \(3, 32, 32\)"),
-        (IMAGE[:0], IMAGE[:0], "none of them 0"),
+        (IMAGE[0], IMAGE[0], r"estimate is .* of shape \(3, 32, 32\)"),
+        (IMAGE[:0], IMAGE[:0], r"estimate is .* of shape \(0, 3"),
         (IMAGE.byte(), IMAGE, "estimate is torch.uint8"),
-        (IMAGE, IMAGE.numpy(), "truth is ndarray"),
-        (IMAGE * torch.nan, IMAGE, "estimate holds NaN"),
-        (IMAGE, IMAGE + torch.inf, "truth holds NaN or Inf"),
-        (IMAGE, IMAGE + 1.01, r"truth spans \[1.01, 1.01\]"),
+        (IMAGE, IMAGE.numpy(), "truth is a ndarray"),
+        (IMAGE * torch.nan, IMAGE, "estimate holds 6144 values that are NaN"),
+        (IMAGE, IMAGE + torch.inf, "truth holds 6144 values that are NaN or inf"),
+        (IMAGE, IMAGE + 1.01, r"truth lies in \[1.01, 1.01\]"),
     ],
 )
 def test_bad_images_stop_at_the_door(metric, estimate, truth, message):
@@ -410,11 +410,11 @@ def test_bad_images_stop_at_the_door(metric, estimate, truth, message):
 @pytest.mark.parametrize(
     ("estimate", "truth", "message"),
     [
-        (KERNEL, KERNEL[:1], "one B"),
+        (KERNEL, KERNEL[:1], "2 kernels in estimate and 1 in truth"),
         (IMAGE, IMAGE, "wanted B 1 h w"),
-        (KERNEL[0], KERNEL[0], r"estimate has shape \(1, 4, 4\)"),
+        (KERNEL[0], KERNEL[0], r"estimate is .* of shape \(1, 4, 4\)"),
         (KERNEL, KERNEL.long(), "truth is torch.int64"),
-        (KERNEL / 0, KERNEL, "estimate holds NaN or Inf"),
+        (KERNEL / 0, KERNEL, "estimate holds 32 values that are NaN or inf"),
         (KERNEL, 2 * KERNEL, r"sums \[2.0, 2.0\]"),
         (KERNEL, -KERNEL, "minimum -0.0625"),
     ],

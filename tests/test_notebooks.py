@@ -14,6 +14,7 @@ NOTEBOOKS = sorted((Path(__file__).parents[1] / "notebooks").glob("*.ipynb"))
 ROOTS = "tmp|home|root|work|Users|mnt|opt|var|private"
 MACHINE_PATH = re.compile(rf"(?<![\w.])/(?:{ROOTS})/[\w.]|\b[A-Za-z]:\\Users\\")
 MAX_LINES = 20
+MAX_IMPORTS = 30  # of the first cell
 MAX_IMAGE = 300_000  # bytes
 
 
@@ -79,7 +80,9 @@ def has_small_images(notebook):
 
 
 def has_short_cells(notebook):
-    longest = max((len(cell["source"].splitlines()) for cell in code_cells(notebook)), default=0)
+    imports, *cells = code_cells(notebook)
+    assert len(imports["source"].splitlines()) <= MAX_IMPORTS, f"a first cell of more than {MAX_IMPORTS} lines"
+    longest = max((len(cell["source"].splitlines()) for cell in cells), default=0)
     assert longest <= MAX_LINES, f"a code cell of {longest} lines, at most {MAX_LINES} wanted"
 
 

@@ -65,7 +65,7 @@ def test_the_kernel_step_finds_the_kernel_of_a_sharp_image(camera):
     kernel = motion_kernels(1, 15, 0.8, seeded(3))
     y = blur(camera, kernel, "circular")
     slopes = [pan._slopes((v + 1) / 2) for v in (y, camera)]
-    found = pan._kernel_step(*slopes, 15, ridge=0.01)
+    found = pan._kernel_step(*slopes, (15, 15), ridge=0.01)
     assert metrics.mnc(found, kernel).item() > 0.99
     torch.testing.assert_close(found, kernel, atol=0.02, rtol=0)  # in its place
 
@@ -101,13 +101,32 @@ def test_a_batch_gives_what_its_members_give(camera):
         assert torch.equal(one[1:], other)
 
 
+@pytest.mark.parametrize("shape", [(9, 1), (1, 9), (9, 3), (3, 9)])
+def test_a_kernel_that_is_no_square_comes_back_as_it_was_asked_for(camera, shape):
+    y = blur(camera[..., 64:192, :128], torch.ones(1, 1, *shape) / (shape[0] * shape[1]))
+    image, kernel = pan.deblur(y.double(), shape)
+    assert kernel.shape == (1, 1, *shape) and kernel.sum().item() == pytest.approx(1) and kernel.min() >= 0
+    assert image.shape == y.shape and image.dtype == kernel.dtype == torch.float64
+    turned = pan.deblur(y.mT, shape[::-1])[1].mT
+    assert metrics.mnc(kernel, turned).item() > 0.9  # the method has no preferred axis
+
+
+def test_a_single_column_is_resized_as_a_single_row():
+    column = torch.rand(1, 1, 7, 1, generator=seeded())
+    assert torch.equal(pan._resize(column, [9, 1]), pan._resize(column.mT.contiguous(), [1, 9]).mT)
+    assert pan._resize(column, [9, 1]).sum() > 0
+
+
 @pytest.mark.parametrize(
     ("y", "size", "message"),
     [
-        (torch.zeros(1, 1, 16, 16), 17, "kernel_size is 17; wanted 3 to 16"),
+        (torch.zeros(1, 1, 16, 16), 17, r"kernel_size is 17; wanted odd \(height, width\) up to \(16, 16\)"),
+        (torch.zeros(1, 1, 16, 8), (7, 9), r"kernel_size is \(7, 9\); .* up to \(16, 8\)"),
         (torch.zeros(1, 1, 16, 16), 2, "kernel_size is 2"),
-        (torch.zeros(1, 16, 16), 5, "wanted finite B C H W"),
-        (torch.full((1, 1, 16, 16), torch.nan), 5, "wanted finite B C H W"),
+        (torch.zeros(1, 1, 16, 16), 1, "kernel_size is 1"),
+        (torch.zeros(1, 16, 16), 5, "measurement is .* wanted B C H W"),
+        (torch.full((1, 1, 16, 16), torch.nan), 5, "measurement holds 256 values that are NaN"),
+        (torch.full((1, 1, 16, 16), 255.0), 5, r"measurement lies in \[255, 255\]"),
     ],
 )
 def test_what_cannot_be_deblurred_is_refused(y, size, message):

@@ -16,7 +16,8 @@ from pdm.models import NetworkPrior, UNet, UNetConfig, load_prior
 from pdm.operators import blur
 from pdm.paper import checkpoints, tables
 from pdm.paper.checkpoints import EXPERIMENTS, random_checkpoints
-from pdm.study import deblurring, problem, runner
+from pdm.study import method, runner
+from pdm.study.problem import Estimate
 
 SETTINGS = {f"{e.dataset}-{e.degradation}": e for e in EXPERIMENTS}
 
@@ -33,10 +34,10 @@ def released(size, channels):
 @pytest.fixture
 def networks(monkeypatch, tmp_path):
     priors = {"image": released(256, 3), "kernel": released(64, 1), "tilt": released(256, 2)}
-    monkeypatch.setattr(deblurring, "load_prior", lambda name, label=None, device="cpu": priors[name])
-    for module in (runner, tables):
+    monkeypatch.setattr(method, "load_prior", lambda name, label=None, device="cpu": priors[name])
+    for module in (method, tables):
         monkeypatch.setattr(module, "prior_card", lambda name: {"sha256": name, "source": "ffhq_10m.pt"})
-    for module in (runner, tables):
+    for module in (method, runner, tables):
         monkeypatch.setattr(module, "best_device", lambda: torch.device("cpu"))
     monkeypatch.setenv("PDM_RESULTS", str(tmp_path / "results"))
 
@@ -54,29 +55,30 @@ def folders(tmp_path):
 def test_measurements_are_the_papers():
     truth = torch.rand(2, 3, 128, 128, generator=torch.Generator().manual_seed(0)) - 0.5
     gaussian = tables.cases(SETTINGS["ffhq-gaussian"], truth, ["a", "b"])
-    assert torch.equal(gaussian.kernels, gaussian_kernels(2, 64, 3.0)) and gaussian.names == ("a", "b")
-    noise = gaussian.measurement - blur(truth, gaussian.kernels)
+    assert torch.equal(gaussian.truth.kernel, gaussian_kernels(2, 64, 3.0)) and gaussian.names == ("a", "b")
+    noise = gaussian.measurement.y - blur(truth, gaussian.truth.kernel)
     assert noise.std().item() == pytest.approx(0.02, rel=0.02)
     motion = tables.cases(SETTINGS["afhq_dog-motion"], truth, ["a", "b"], seed=3)
-    assert torch.equal(motion.kernels[1:], motion_kernels(1, 64, 0.5, torch.Generator().manual_seed(4)))
+    assert torch.equal(motion.truth.kernel[1:], motion_kernels(1, 64, 0.5, torch.Generator().manual_seed(4)))
     tilted = tables.cases(SETTINGS["imagenet-turbulence"], truth, ["a", "b"])
-    assert torch.equal(tilted.kernels, gaussian_kernels(2, 64, 2.0)) and tilted.tilts.shape == (2, 2, 128, 128)
-    assert tilted.names == ("a", "b") and tilted.sigma == 0.02
-    assert tilted.tilts.abs().max() <= TILT_BOUND and not torch.equal(tilted.tilts[0], tilted.tilts[1])
+    kernel, tilt = tilted.truth.kernel, tilted.truth.tilt
+    assert torch.equal(kernel, gaussian_kernels(2, 64, 2.0)) and tilt.shape == (2, 2, 128, 128)
+    assert tilted.names == ("a", "b") and tilted.measurement.sigma == 0.02
+    assert tilt.abs().max() <= TILT_BOUND and not torch.equal(tilt[0], tilt[1])
 
 
 def test_settings_are_the_papers_and_the_releases():
     blurred, paper, release = tables.methods(SETTINGS["ffhq-motion"], 1000, 8)
     assert (blurred.name, paper.batch) == ("blurred", 8)
     wanted = {"constant": True, "image_step": 0.3, "kernel_step": 0.3, "penalty": "l1", "weight": 1.0}
-    assert wanted.items() <= checkpoints.settings.items() and "penalty" not in release.settings
+    assert wanted.items() <= paper.settings.items() and "penalty" not in release.settings
     assert {"image_step": 1.0, "kernel_step": 1.0, "fade": 0}.items() <= release.settings.items()
-    assert checkpoints.settings["constraint"] == "simplex" and "constraint" not in release.settings
+    assert paper.settings["constraint"] == "simplex" and "constraint" not in release.settings
     _, dogs, _ = tables.methods(SETTINGS["afhq_dog-gaussian"])
     assert (dogs.settings["penalty"], dogs.settings["weight"]) == ("l0", 5.0)
     _, air, _ = tables.methods(SETTINGS["ffhq-turbulence"])
     assert {"tilt_step": 0.3, "constant": True, "constraint": "simplex"}.items() <= air.settings.items()
-    assert air.priors == ("image", "kernel", "tilt")
+    assert air.restore.priors == ("image", "kernel", "tilt")
 
 
 def test_the_tables_come_of_folders_and_are_resumed(networks, folders, monkeypatch, capsys):
@@ -96,16 +98,18 @@ def test_the_tables_come_of_folders_and_are_resumed(networks, folders, monkeypat
     assert set(found.column) == {"ffhq-motion", "ffhq-gaussian", "ffhq-turbulence"}
     assert found.fid.notna().all() and (found.n == 2).all() and found.psnr.notna().all()
     assert found[found.degradation == "turbulence"].query("method != 'blurred'").tilt_epe.notna().all()
-    monkeypatch.setattr(deblurring, "load_prior", None)  # what is finished is not computed again
+    monkeypatch.setattr(method, "load_prior", None)  # what is finished is not computed again
     tables.main(arguments)
     pd.testing.assert_frame_equal(pd.read_csv(path), found)
 
 
-def test_a_method_without_two_finite_images_has_no_fid(networks, folders, monkeypatch):
-    def nothing(cases, **settings):
-        return problem.Estimate(torch.full_like(cases.truth, torch.nan), torch.full_like(cases.kernels, torch.nan))
+@method.method("nothing", known=("kernel",))
+def nothing(measurement, priors):
+    return Estimate({"image": measurement.y * torch.nan, "kernel": measurement.known["kernel"] * torch.nan})
 
-    monkeypatch.setattr(tables, "methods", lambda *_: [runner.Method("nothing", nothing)])
+
+def test_a_method_without_two_finite_images_has_no_fid(networks, folders, monkeypatch):
+    monkeypatch.setattr(tables, "methods", lambda *_: [method.Method("nothing", nothing)])
     monkeypatch.setattr(distances, "InceptionV3", lambda: torch.nn.Identity())
     row = tables.table(SETTINGS["ffhq-motion"], folders, count=2, scale="smoke").iloc[0]
     assert row.isna().fid and row.diverged == 2

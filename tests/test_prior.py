@@ -9,7 +9,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from pdm import models
+from pdm import data as sets
 from pdm.constraints import to_model_range
 from pdm.data import TILT_BOUND, random_kernels, tilt_fields
 from pdm.models import (
@@ -76,7 +76,7 @@ def test_a_save_that_dies_leaves_no_prior_rather_than_half_of_one(dying, tmp_pat
             raise OSError("killed")
         replace_file(*names)
 
-    monkeypatch.setattr(models.os, "replace", die)
+    monkeypatch.setattr(os, "replace", die)
     with pytest.raises(OSError, match="killed"):
         save_prior("small", random_network(), {}, tmp_path)
     assert not (tmp_path / "small.json").exists()
@@ -90,7 +90,7 @@ def test_labels_are_found_by_name_or_number(tmp_path):
         label: load_prior("small", label, torch.float32, tmp_path) for label in ("face", "cat", "any", 0, 1, 2, None)
     }
     x = random(2, 2, 16, 16)
-    noise = {label: prior(x, 300).noise for label, prior in load.items()}
+    noise = {label: prior.predict(x, 300)[0] for label, prior in load.items()}
     assert all(torch.equal(noise[name], noise[i]) for i, name in enumerate(("face", "cat", "any")))
     assert torch.equal(noise[None], noise["any"])
     assert (noise["face"] - noise["cat"]).norm() > 1e-3
@@ -103,47 +103,49 @@ def test_without_a_label_a_network_with_classes_takes_the_last():
     net, x, t = random_network(replace(SMALL, num_classes=3)), random(2, 2, 16, 16), torch.tensor([300, 300])
     outputs = [net(x, t, torch.full((2,), label)) for label in range(3)]
     prior = NetworkPrior(net)
-    torch.testing.assert_close(prior(x, 300).noise, outputs[2])
+    torch.testing.assert_close(prior.predict(x, 300)[0], outputs[2])
     for label in range(3):
-        torch.testing.assert_close(prior.with_label(label)(x, 300).noise, outputs[label])
-    torch.testing.assert_close(prior(x, 300).noise, outputs[2])  # with_label left it as it was
+        torch.testing.assert_close(prior.with_label(label).predict(x, 300)[0], outputs[label])
+    torch.testing.assert_close(prior.predict(x, 300)[0], outputs[2])  # with_label left it as it was
     assert (outputs[0] - outputs[2]).norm() > 1e-3
 
 
 @pytest.mark.parametrize("labels", [None, torch.tensor([2, 0, 1])], ids=["one label", "a label each"])
 def test_a_batch_gives_what_its_members_give_one_by_one(labels):
     net, x = random_network(replace(SMALL, num_classes=3)), random(3, 2, 16, 16)
-    batch = NetworkPrior(net, labels)(x, 250).noise
+    batch = NetworkPrior(net, labels).predict(x, 250)[0]
     for i in range(3):
-        one = NetworkPrior(net, None if labels is None else int(labels[i]))(x[i : i + 1], 250).noise
+        one = NetworkPrior(net, None if labels is None else int(labels[i])).predict(x[i : i + 1], 250)[0]
         torch.testing.assert_close(one[0], batch[i], rtol=1e-5, atol=1e-5)  # float32, of values around 1
     assert batch.std() > 0.1
 
 
 def test_a_network_of_twice_the_channels_predicts_noise_and_variance():
     net, x = random_network(replace(SMALL, out_channels=4)), random(2, 2, 16, 16)
-    noise, variance = NetworkPrior(net)(x, 40)
+    noise, variance = NetworkPrior(net).predict(x, 40)
     torch.testing.assert_close(torch.cat([noise, variance], 1), net(x, torch.tensor([40, 40])))
     assert noise.shape == variance.shape == x.shape
+    prediction = NetworkPrior(net)(x, 40)
+    assert torch.equal(prediction.x0, SCHEDULE.tweedie(x, noise, 40)) and torch.equal(prediction.variance, variance)
     assert NetworkPrior(random_network())(x, 40).variance is None
 
 
 def test_weights_are_frozen_while_gradients_reach_the_sample():
     net, x = random_network(), random(2, 2, 16, 16).requires_grad_()
     prior = NetworkPrior(net)
-    prior(x, 40).noise.square().sum().backward()
+    prior(x, 40).x0.square().sum().backward()
     assert not any(p.requires_grad or p.grad is not None for p in net.parameters())
     assert not net.training
     direction, small = random(2, 2, 16, 16, seed=4).double(), 1e-4
     net.double()
-    up, down = (prior((x.detach() + sign * small * direction).double(), 40).noise for sign in (1, -1))
+    up, down = (prior((x.detach() + sign * small * direction).double(), 40).x0 for sign in (1, -1))
     slope = (up.square().sum() - down.square().sum()) / (2 * small)
     assert (x.grad * direction).sum().item() == pytest.approx(slope.item(), rel=1e-3)
 
 
 def test_lower_precision_stays_inside():
     net, x = random_network(), random(2, 2, 16, 16)
-    exact, rough = NetworkPrior(net)(x, 40).noise, NetworkPrior(net, precision=torch.bfloat16)(x, 40).noise
+    exact, rough = (NetworkPrior(net, precision=p).predict(x, 40)[0] for p in (torch.float32, torch.bfloat16))
     assert rough.dtype == torch.float32
     assert 1e-4 < (rough - exact).norm() / exact.norm() < 0.1  # eight bits are kept a product
 
@@ -184,8 +186,9 @@ def test_the_mixtures_noise_is_the_gradient_of_its_log_density(t):
     )
     x = (1.5 * random(5, 2, 4, seed=2).double()).requires_grad_()
     (score,) = torch.autograd.grad(density.log_prob(x).sum(), x)
-    noise, variance = GaussianMixture(SCHEDULE, means, weights, 0.7)(x, t)
-    torch.testing.assert_close(noise, -(1 - alpha_bar).sqrt() * score)
+    x0, variance = GaussianMixture(SCHEDULE, means, weights, 0.7)(x, t)
+    torch.testing.assert_close(SCHEDULE.score_from(x, x0, t), score, rtol=1e-6, atol=1e-8)
+    torch.testing.assert_close(SCHEDULE.noise_from(x, x0, t), -(1 - alpha_bar).sqrt() * score, rtol=1e-6, atol=1e-8)
     assert variance is None
 
 
@@ -198,15 +201,15 @@ def test_tweedie_with_the_mixture_is_the_posterior_mean_integrated_by_brute_forc
     alpha_bar = SCHEDULE.alpha_bar[t]
     posterior = prior * torch.exp(-((x - alpha_bar.sqrt() * x0) ** 2) / (2 * (1 - alpha_bar)))  # 9 grid
     mean = (posterior * x0).sum(1) / posterior.sum(1)
-    estimate = SCHEDULE.tweedie(x, GaussianMixture(SCHEDULE, means, weights, std)(x, t).noise, t)
+    estimate = GaussianMixture(SCHEDULE, means, weights, std)(x, t).x0
     torch.testing.assert_close(estimate[:, 0], mean, rtol=0, atol=1e-8)
 
 
 def test_the_mixture_is_finite_far_away_and_has_the_samples_dtype():
     mixture = GaussianMixture(SCHEDULE, torch.tensor([[-1.0], [1.0]]), torch.tensor([0.0, 1.0]), 0.01)
-    noise = mixture(torch.tensor([[-1e4], [1e4]]), 0).noise
-    assert noise.dtype == torch.float32
-    assert noise.isfinite().all()
+    x0 = mixture(torch.tensor([[-1e4], [1e4]]), 0).x0
+    assert x0.dtype == torch.float32
+    assert x0.isfinite().all()
 
 
 # ---- the committed ones ----
@@ -247,7 +250,7 @@ def committed_data(name: str) -> tuple[torch.Tensor, torch.Tensor]:
         data = tilt_fields(216, 64, torch.Generator().manual_seed(20_240)) / TILT_BOUND
         return data[16:], data[:16]
     if name == "image":
-        photos = data.photos().images  # for testing alone: no training saw them
+        photos = sets.photos().images  # for testing alone: no training saw them
         return photos, photos[::7]
     pytest.skip(f"no data for prior {name!r} without a download")
 
@@ -267,5 +270,5 @@ def test_a_committed_prior_predicts_noise_better_than_a_gaussian_of_its_datas_me
     gain = (1 - alpha_bar).sqrt() / (alpha_bar * variance + 1 - alpha_bar)  # the posterior's mean, pixel by pixel
     gaussian = (gain * (x - alpha_bar.sqrt() * mean) - noise).square().mean()
     with torch.no_grad():
-        error = (prior(x, t).noise - noise).square().mean()
+        error = (prior.predict(x, t)[0] - noise).square().mean()
     assert error < (0.95 if t < 700 else 1.02) * gaussian  # at 700 next to nothing is left to be known

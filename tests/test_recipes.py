@@ -5,13 +5,15 @@ import json
 import os
 from dataclasses import replace
 
+import numpy as np
 import pytest
 import torch
 
 from pdm import data
 from pdm.data import TILT_BOUND, splits
 from pdm.models import UNet, Velocity, load_prior
-from pdm.train import loop, recipes
+from pdm.train import __main__ as command
+from pdm.train import loop, recipes, sources
 from pdm.train.recipes import RECIPES, train_prior
 
 
@@ -20,13 +22,22 @@ def float32(monkeypatch):
     monkeypatch.setattr(loop, "best_precision", lambda: torch.float32)
 
 
+def few_kernels(split: str):
+    """A sixteenth of the samples that are asked for, over and over: to draw kernels is what costs most here."""
+
+    def draw(n: int, generator: torch.Generator):
+        return sources.kernels(-(-n // 16), generator).repeat_interleave(16, 0)[:n], None
+
+    return draw
+
+
 def tiny_kernel_run(tmp_path, monkeypatch, *arguments: str) -> dict:
     """`python -m pdm.train kernel` on a narrower network; returns the card."""
     recipe = RECIPES["kernel"]
     narrow = replace(recipe.network, model_channels=8, num_head_channels=8)
-    monkeypatch.setitem(RECIPES, "kernel", replace(recipe, network=narrow, batch=16))
+    monkeypatch.setitem(RECIPES, "kernel", replace(recipe, network=narrow, batch=16, data=few_kernels))
     folders = ["--folder", str(tmp_path / "out"), "--checkpoints", str(tmp_path / "checkpoints")]
-    recipes.main(["kernel", "--images", "32", *folders, *arguments])
+    assert command.main(["kernel", "--images", "32", *folders, *arguments]) == 0
     return json.loads((tmp_path / "out" / "kernel.json").read_text())
 
 
@@ -41,7 +52,7 @@ def test_the_command_line_leaves_a_prior_that_loads(tmp_path, monkeypatch, capsy
     prior = load_prior("kernel", folder=tmp_path / "out", precision=torch.float32)
     assert not list((tmp_path / "checkpoints").iterdir())
     x = torch.randn(2, *prior.shape)
-    assert prior(x, 500).noise.shape == x.shape
+    assert prior(x, 500).x0.shape == x.shape
 
 
 def test_what_is_written_is_the_average_of_the_weights(tmp_path, monkeypatch):
@@ -63,7 +74,7 @@ def test_a_finished_training_begins_anew_and_its_card_names_its_seed(tmp_path, m
 def test_going_on_adds_to_the_weights_and_to_the_card(tmp_path, monkeypatch):
     first = tiny_kernel_run(tmp_path, monkeypatch)
     with pytest.raises(ValueError, match=r"'kernel' has seen 32 images already"):
-        tiny_kernel_run(tmp_path, monkeypatch, "--go-on")
+        list(train_prior("kernel", 32, folder=tmp_path / "out", checkpoints=tmp_path, go_on=True))
     second = tiny_kernel_run(tmp_path, monkeypatch, "--go-on", "--images", "64")
     assert (second["images_seen"], [run["images"] for run in second["runs"]]) == (64, [32, 32])
     assert second["curve"]["rows"][: len(first["curve"]["rows"])] == first["curve"]["rows"]
@@ -92,7 +103,21 @@ def test_a_network_that_is_to_fool_a_critic_begins_with_the_one_that_regression_
         list(train_prior("deblur_adversarial", 16, **folders))
 
 
-def test_a_recipe_that_there_is_not_is_refused():
+def test_numpys_numbers_are_taken_and_wrong_ones_refused_at_the_door(tmp_path, monkeypatch):
+    card = tiny_kernel_run(tmp_path, monkeypatch)
+    folders = {"folder": tmp_path / "numpy", "checkpoints": tmp_path / "checkpoints"}
+    list(train_prior("kernel", np.int64(32), seed=np.int64(0), rate=np.float64(4e-4), **folders))
+    same = json.loads((tmp_path / "numpy" / "kernel.json").read_text())
+    assert same["sha256"] == card["sha256"] and same["images_seen"] == 32
+    for wrong in ({"images": 0}, {"images": 2.5}, {"seed": -1}, {"seed": "0"}, {"rate": float("nan")}, {"rate": -1.0}):
+        with pytest.raises(ValueError, match=next(iter(wrong))):
+            next(train_prior("kernel", folder=tmp_path / "wrong", checkpoints=tmp_path, **wrong))
+    with pytest.raises(ValueError, match="name is 'dogs'; wanted one of"):
+        recipes.is_trained("dogs")
+    assert not (tmp_path / "wrong").exists()
+
+
+def test_an_unknown_recipe_is_refused():
     with pytest.raises(
         ValueError, match=r"no recipe is called 'dogs'; there are deblur_adversarial, deblur_regression, digits, image"
     ):
@@ -143,7 +168,7 @@ def fake_images(monkeypatch) -> None:
     ramp = torch.arange(64, 0, -1, dtype=torch.uint8).expand(5, 3, 64, 64).clone()  # five of each
     sets = {name: ramp + 60 * i for i, name in enumerate(("faces", "cats", "photos"))}
     of = {n: data.ImageSet(n, "test", v, tuple("abcde")) for n, v in sets.items()}
-    monkeypatch.setattr(splits, "load", lambda name, split: of[name])
+    monkeypatch.setattr(data, "load", lambda name, split: of[name])
     monkeypatch.setattr(splits, "training_pictures", lambda: list(sets["photos"]))
 
 
@@ -190,7 +215,7 @@ def test_image_sets_are_spread_over_their_set_and_never_of_another_split(monkeyp
         (("dogs", "test", 5), "wanted faces, cats, photos or wheels"),
         (("wheels", "train", 5), "has no split 'train'"),
         (("wheels", "all", 5), "split 'all'"),
-        (("wheels", "test", 0), "n 0"),
+        (("wheels", "test", 0), "n is 0; wanted"),
     ):
         with pytest.raises(ValueError, match=message):
             data.image_set(*arguments)
@@ -207,7 +232,7 @@ def test_what_a_table_is_measured_on_has_the_names_of_its_pictures(tmp_path, mon
     assert "without faces: " in shown and "without cats: " in shown
     with pytest.raises(data.NotAtHand):
         data.at_hand(["photos", "faces"], all_wanted=True)
-    with pytest.raises(ValueError, match="domain 'dogs', n 1; wanted faces, cats or photos"):
+    with pytest.raises(ValueError, match="domain is 'dogs'; wanted one of 'faces', 'cats', 'photos'"):
         data.at_hand(["dogs"])
 
 

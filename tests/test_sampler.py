@@ -1,6 +1,8 @@
 """The loop against the authors' release, against laws known in closed form, and its promises to its consumers."""
 
 import math
+import weakref
+from contextlib import contextmanager
 from dataclasses import replace
 from functools import partial
 from itertools import pairwise
@@ -9,12 +11,13 @@ import pytest
 import torch
 from adm_reference import reference, tiny_prior
 
+from pdm.baselines.ilvr import ILVR
 from pdm.constraints import l1, shift_and_divide, simplex
 from pdm.data import add_noise, gaussian_kernels
 from pdm.guidance import DPS, sqrt_alpha_bar
-from pdm.models import FlatPrior, GaussianMixture, Prediction
+from pdm.models import EmpiricalPrior, FlatPrior, GaussianMixture, NetworkPrior, Prediction, UNet, UNetConfig
 from pdm.operators import blur, correlate
-from pdm.sampler import Component, NoiseStreams, sample
+from pdm.sampler import Component, NoiseStreams, State, final, sample
 from pdm.schedule import Schedule, ancestral_step, ddim_step
 
 SCHEDULE = Schedule.linear()
@@ -50,14 +53,14 @@ def last(states):
 
 
 class Counting:
-    """A prior of standard normal x0 (the noise is then sqrt(1 - alpha_bar) x_t) that notes the times it is asked."""
+    """A prior of standard normal x0 (its mean is then sqrt(alpha_bar) x_t) that notes the times it is asked."""
 
     def __init__(self):
         self.times = []
 
     def __call__(self, x, t):
         self.times.append(t)
-        return Prediction((1 - SCHEDULE.alpha_bar[t]).sqrt().float() * x)
+        return Prediction(SCHEDULE.alpha_bar[t].sqrt().float() * x)
 
 
 # ---------------------------------------------------------------------------------------------- the authors' release
@@ -205,7 +208,7 @@ def test_a_sample_is_the_same_in_every_batch(operator, side, tolerance, channels
     A convolution's gradient in the kernel is ordered otherwise in another batch, which changes its last bits.
     """
     measurement, seeds = normal(3, channels, 8, 8), (5, 9, 2)
-    shapes = {"image": (channels, 8, 8), "kernel": (channels if operator is product else 1, side, side)}
+    shapes = {"image": (channels, 8, 8), "kernel": (1, side, side)}
     constrain = {"image": lambda x0: x0, "kernel": simplex}
     components = {n: Component(mixture(*shape, seed=1), shape, constrain[n]) for n, shape in shapes.items()}
 
@@ -268,7 +271,7 @@ def test_a_seeded_start_is_the_first_of_the_streams():
     streams = NoiseStreams([3, 4])
     for name, component in components.items():
         start = streams(name, component.shape)
-        x0 = SCHEDULE.tweedie(start, component.prior(start, 999).noise, 999).clamp(-1, 1)
+        x0 = component.prior(start, 999).x0.clamp(-1, 1)
         assert torch.equal(state.x0[name], x0)
 
 
@@ -306,7 +309,7 @@ def test_without_guidance_there_is_no_loss_and_no_graph():
 
 def test_the_guidance_is_what_is_subtracted_from_the_proposal():
     class Constant:
-        names = frozenset({"x"})
+        names, needs_gradients = frozenset({"x"}), True
 
         def __call__(self, state, proposal):
             assert state.x["x"].requires_grad and not proposal["x"].requires_grad
@@ -321,12 +324,12 @@ def test_the_guidance_is_what_is_subtracted_from_the_proposal():
 def test_clip_bounds_the_estimate_and_constrain_makes_theta_of_it():
     start, noise = normal(1, 50), lambda name, shape: 3 * start
     for clip, bound in (((-1.0, 1.0), 1.0), ((-0.01, 0.01), 0.01)):
-        component = Component(lambda x, t: Prediction(-x), (50,), lambda x0: 5 * x0, clip)
+        component = Component(lambda x, t: Prediction(100 * x), (50,), lambda x0: 5 * x0, clip)
         state = next(sample({"x": component}, None, noise=noise, steps=2))
         assert state.x0["x"].abs().max() == pytest.approx(bound)
         assert torch.equal(state.theta["x"], 5 * state.x0["x"])
     assert (
-        next(sample({"x": Component(lambda x, t: Prediction(-x), (50,), clip=None)}, None, noise=noise))
+        next(sample({"x": Component(lambda x, t: Prediction(100 * x), (50,), clip=None)}, None, noise=noise))
         .x0["x"]
         .abs()
         .max()
@@ -402,5 +405,140 @@ def test_a_run_that_leaves_the_numbers_stops_there():
 
     states = sample({"image": Component(broken, (3, 8, 8))}, None, [0], 4)
     assert [next(states).t, next(states).t] == [999, 666]
-    with pytest.raises(FloatingPointError, match=r"'image' gave NaN or infinite noise at t = 333"):
+    with pytest.raises(FloatingPointError, match=r"'image' gave NaN or infinite estimates at t = 333"):
         next(states)
+
+
+def test_a_lost_sample_is_nan_in_every_component_and_the_others_go_on():
+    def breaking(prior, at):
+        def broken(x, t):
+            lost = torch.tensor([False, t == at])[:, None, None, None]
+            return Prediction(prior(x, t).x0.masked_fill(lost, math.nan))
+
+        return broken
+
+    guidance, plain = analytic_guidance(normal(2, 3, 8, 8)), analytic()
+    expected = list(sample(plain, guidance, [0, 1], 4))
+    broken = plain | {"image": replace(plain["image"], prior=breaking(plain["image"].prior, expected[1].t))}
+    for i, (state, whole) in enumerate(zip(sample(broken, guidance, [0, 1], 4), expected, strict=True)):
+        pairs = [(state.loss, whole.loss)]
+        for values, others in ((state.x, whole.x), (state.x0, whole.x0), (state.theta, whole.theta)):
+            pairs += [(values[n], others[n]) for n in others]
+        for value, other in pairs:
+            torch.testing.assert_close(value[:1], other[:1], rtol=0, atol=1e-5)
+            assert value[1].isnan().all() == (i > 0)
+
+
+# ---------------------------------------------------------------------------------------------- schedules
+
+
+def test_the_schedule_is_the_priors_and_another_is_refused():
+    cosine, prior = Schedule.cosine(), GaussianMixture(Schedule.cosine(), torch.zeros(1, 2), torch.ones(1), 0.5)
+    component = {"x": Component(prior, (2,), clip=None)}
+    asked, given = (final(sample(component, None, [0], 5, schedule=s)).x["x"] for s in (None, Schedule.cosine()))
+    assert torch.equal(asked, given)
+    without = {"x": Component(lambda x, t: prior(x, t), (2,), clip=None)}  # a function has no schedule of its own
+    assert torch.equal(final(sample(without, None, [0], 5, schedule=cosine)).x["x"], asked)
+    assert not torch.equal(final(sample(without, None, [0], 5)).x["x"], asked)
+    with pytest.raises(
+        ValueError, match=r"the prior of 'x' has 1000 betas from 4.* the argument, 1000 betas from 0.0001"
+    ):
+        sample(component, None, [0], 5, schedule=SCHEDULE)
+    other = Component(mixture(2, seed=1), (2,))
+    with pytest.raises(ValueError, match=r"schedule of the prior of 'y' .* wanted that of the prior of 'x'"):
+        sample(component | {"y": other}, None, [0], 5)
+
+
+# ---------------------------------------------------------------------------------------------- memory
+
+
+@pytest.mark.parametrize("guided", [True, False])
+def test_final_frees_the_earlier_states(guided):
+    living, alive = [], []
+
+    def watched(states):
+        for state in states:
+            alive.append(sum(ref() is not None for ref in living))
+            values = [v for part in (state.x, state.x0, state.theta) for v in part.values()]
+            living.extend(weakref.ref(v) for v in values)
+            yield state
+            del state, values
+
+    guidance = analytic_guidance(normal(1, 3, 8, 8)) if guided else None
+    last_state = final(watched(sample(analytic(), guidance, [0], 12)))
+    assert last_state.s == -1 and len(alive) == 12
+    assert max(alive) <= 6  # two components: x, x0 and theta of the state before, which `final` holds; no more
+    mocked = (State(t, t - 1, {"x": torch.zeros(1)}, {}, {}) for t in range(9, -1, -1))
+    living.clear(), alive.clear()
+    final(watched(mocked))
+    assert len(alive) == 10 and max(alive) <= 1
+
+
+# ---------------------------------------------------------------------------------------------- the process's state
+
+
+@contextmanager
+def default(setter, value, before):
+    setter(value)
+    try:
+        yield
+    finally:
+        setter(before)
+
+
+MODES = {
+    "no_grad": torch.no_grad,
+    "inference_mode": torch.inference_mode,
+    "float64": lambda: default(torch.set_default_dtype, torch.float64, torch.float32),
+    "another device": lambda: default(torch.set_default_device, "meta", None),
+}
+
+
+def restored(weights):
+    """A guided run with a network, exact priors, a known and an unknown kernel, all made where it is called."""
+    y = torch.linspace(-1, 1, 192, dtype=torch.float32, device="cpu").reshape(1, 3, 8, 8)
+    config = UNetConfig(8, 4, 3, 3, (1,), attention_resolution=8, num_head_channels=4)
+    network = UNet(config)
+    network.load_state_dict({n: v.clone() for n, v in weights.items()})
+    flat = torch.full((1, 1, 3, 3), 1 / 9, dtype=torch.float32, device="cpu")
+    one = torch.ones(1, dtype=torch.float32, device="cpu")
+    kernels = EmpiricalPrior(Schedule.linear(), 2 * flat - 1, one)
+    image = Component(NetworkPrior(network), (3, 8, 8))
+    known = DPS(y, partial(blur, kernel=flat.clone()), {"image": 0.3})
+    both = DPS(y, blur, {"image": 0.3, "kernel": 0.3}, {"kernel": (l1, 0.1)})
+    kernel = Component(kernels, (1, 3, 3), simplex, start=torch.zeros(1, 3, 3, dtype=torch.float32, device="cpu"))
+    runs = [sample({"image": image}, known, [0], 3), sample({"image": image, "kernel": kernel}, both, [0], 3)]
+    runs.append(sample({"image": image}, ILVR(y, 2, [0]), [0], 3))
+    return [final(run).x["image"] for run in runs]
+
+
+@pytest.mark.parametrize("mode", MODES)
+def test_the_processs_state_changes_nothing(mode):
+    torch.manual_seed(0)
+    network = UNet(UNetConfig(8, 4, 3, 3, (1,), attention_resolution=8, num_head_channels=4))
+    weights = {n: v.detach() + 0.05 * normal(*v.shape, seed=1) for n, v in network.state_dict().items()}
+    expected = restored(weights)
+    with MODES[mode]():
+        found = restored(weights)
+    for value, other in zip(found, expected, strict=True):
+        assert torch.equal(value, other)
+
+
+@pytest.mark.parametrize("guided", [True, False])
+@pytest.mark.parametrize("mode", [torch.no_grad, torch.enable_grad, torch.inference_mode])
+def test_a_suspended_generator_leaves_the_callers_modes_alone(mode, guided):
+    guidance = analytic_guidance(normal(1, 3, 8, 8)) if guided else None
+    with mode():
+        before = torch.is_grad_enabled(), torch.is_inference_mode_enabled()
+        for _ in sample(analytic(), guidance, [0], 3):
+            assert (torch.is_grad_enabled(), torch.is_inference_mode_enabled()) == before
+
+
+@pytest.mark.parametrize("shape", [(4,), (2, 4), (1, 2, 2, 2)])
+def test_a_measurement_may_have_any_number_of_dimensions(shape):
+    """The image is known but for its gain: y = gain image, which the residual of DPS finds."""
+    image, gain = normal(*shape, seed=2), torch.tensor([0.8])
+    prior = GaussianMixture(SCHEDULE, torch.zeros(1, 1), torch.ones(1), 0.5)
+    gains = lambda gain: gain.reshape(-1, *[1] * len(shape)) * image  # noqa: E731
+    states = sample({"gain": Component(prior, (1,), clip=None)}, DPS(gains(gain), gains, {"gain": 0.01}), [0], 1000)
+    assert final(states).x["gain"].item() == pytest.approx(0.8, abs=0.05)

@@ -8,10 +8,12 @@ import torch
 from scipy.ndimage import gaussian_filter
 
 from pdm.data import motion_kernels
+from pdm.models import load_prior
 from pdm.paper import scale_space
 from pdm.paper.scale_space import closest_blur, gaussian_blur, predicted_std, pyramid_stds, radial_power, renoise_step
 from pdm.schedule import Schedule
-from pdm.study import deblurring, problem
+from pdm.study import deblurring
+from pdm.study.problem import measured
 
 SCHEDULE = Schedule.linear()
 
@@ -23,7 +25,7 @@ def pictures(n=2, size=32, seed=0):
 def cases(n=2):
     truth = torch.nn.functional.avg_pool2d(pictures(n, 128), 2)
     kernels = motion_kernels(n, 32, 0.5, torch.Generator().manual_seed(1))
-    return problem.blurred_cases(truth, kernels, range(n))
+    return measured(truth, kernels, range(n))
 
 
 @pytest.mark.parametrize("std", [1.5, 2.0, 5.0])
@@ -110,10 +112,15 @@ def test_renoising_gives_the_forward_process():
     assert torch.equal(step(SCHEDULE, None, x0, 10, -1, z), x0)
 
 
+@pytest.fixture(scope="module")
+def networks():
+    return {"image": load_prior("image", "photos"), "kernel": load_prior("kernel")}
+
+
 @pytest.mark.parametrize("boundary", ["reflect", "zero"])
-def test_the_ancestral_course_is_algorithm_1(boundary):
-    these = replace(cases(), boundary=boundary)
-    found, expected = scale_space.restore(these, 2, "photos"), deblurring.blind_dps(these, 2, "photos")
+def test_the_ancestral_course_is_algorithm_1(boundary, networks):
+    seen = replace(cases().measurement, boundary=boundary)
+    found, expected = (method(seen, networks, 2) for method in (scale_space.restore, deblurring.blind_dps))
     assert torch.equal(found.image, expected.image) and torch.equal(found.kernel, expected.kernel)
 
 
@@ -125,30 +132,38 @@ def test_the_ancestral_course_is_algorithm_1(boundary):
         ("renoised", 3, [999, 500, 0]),
     ],
 )
-def test_a_course_visits_its_time_steps(course, steps, times):
-    states = scale_space._states(cases(1), steps, "photos", course, 2, 400)
-    states = list(states)
-    assert [state.t for state in states] == times
-    assert states[-1].theta["kernel"].sum().item() == pytest.approx(1, abs=1e-5)
+def test_a_course_visits_its_time_steps(course, steps, times, networks, monkeypatch):
+    taken, run = [], deblurring.sample
+
+    def watched(*args, **others):
+        for state in run(*args, **others):
+            taken.append(state.t)
+            yield state
+
+    monkeypatch.setattr(deblurring, "sample", watched)
+    found = scale_space.restore(cases(1).measurement, networks, steps, course, levels=2, late=400)
+    assert taken == times and found.forward == len(times)
+    assert found.kernel.sum().item() == pytest.approx(1, abs=1e-5)
 
 
-def test_another_course_is_refused():
+def test_another_course_is_refused(networks):
     with pytest.raises(ValueError, match="no course"):
-        scale_space.restore(cases(1), 2, course="sideways")
+        scale_space.restore(cases(1).measurement, networks, 2, course="sideways")
 
 
-def test_a_trajectory_ends_where_the_method_does():
+def test_a_trajectory_ends_where_the_method_does(networks):
     these = cases()
-    path, last = scale_space.trajectory(these, 4, "photos", every=2, shown=1), deblurring.blind_dps(these, 4, "photos")
+    path = scale_space.trajectory(these.measurement, networks, these.truth, 4, every=2, shown=1)
+    last = deblurring.blind_dps(these.measurement, networks, 4)
     assert path["t"].tolist() == [999, 333, 0] and path["image"].shape == (3, 1, 3, 64, 64)
-    torch.testing.assert_close(path["image_mse"][-1], (last.image - these.truth).square().mean((1, 2, 3)))
-    torch.testing.assert_close(path["kernel_mse"][-1], (last.kernel - these.kernels).square().mean((1, 2, 3)))
+    torch.testing.assert_close(path["image_mse"][-1], (last.image - these.truth.image).square().mean((1, 2, 3)))
+    torch.testing.assert_close(path["kernel_mse"][-1], (last.kernel - these.truth.kernel).square().mean((1, 2, 3)))
     assert path["kernel_std"].shape == (3, 2) and (path["image_distance"] <= path["image_rms"] + 1e-6).all()
 
 
 @pytest.mark.parametrize("times", [[3, 5], [1000], [-1], [2.5], []])
 def test_time_steps_that_rise_or_are_none_are_refused(times):
-    with pytest.raises(ValueError, match="time steps"):
+    with pytest.raises(ValueError, match="time step"):
         SCHEDULE.pairs(times)
 
 

@@ -7,20 +7,22 @@ import torch
 
 from pdm.data import motion_kernels
 from pdm.paper.scaling import measured, projected
-from pdm.study.problem import Estimate, blurred_cases
-from pdm.study.runner import Method
+from pdm.study import problem
+from pdm.study.method import Method, method
+from pdm.study.problem import Estimate
 
 
-def asleep(cases) -> Estimate:
-    time.sleep(0.6 * len(cases))
-    return Estimate(cases.measurement.clamp(-1, 1))
+@method("asleep")
+def asleep(measurement, priors) -> Estimate:
+    time.sleep(0.6 * len(measurement))
+    return Estimate({"image": measurement.y.clamp(-1, 1)})
 
 
 @pytest.fixture
 def cases():
     generator = torch.Generator().manual_seed(1)
     truth = torch.rand(4, 3, 32, 32, generator=generator) * 1.6 - 0.8
-    return blurred_cases(truth, motion_kernels(4, 16, 0.5, generator), range(4))
+    return problem.measured(truth, motion_kernels(4, 16, 0.5, generator), range(4))
 
 
 def test_two_workers_that_do_not_compute_take_half_the_time(cases):

@@ -20,8 +20,8 @@ def test_the_networks_give_an_image_between_zero_and_one_and_a_kernel_of_sum_one
     for size in ((37, 50), (95, 95)):  # any side
         image = self_deblur.image_network(8, 3, width=16, scales=3)(torch.rand(1, 8, *size))
         assert image.shape == (1, 3, *size) and 0 < image.min() and image.max() < 1
-    kernel = self_deblur.kernel_network(20, 9, width=30)(torch.rand(2, 20))
-    assert kernel.shape == (2, 1, 9, 9) and kernel.min() > 0
+    kernel = self_deblur.kernel_network(20, (9, 5), width=30)(torch.rand(2, 20))
+    assert kernel.shape == (2, 1, 9, 5) and kernel.min() > 0
     assert kernel.sum((1, 2, 3)).tolist() == pytest.approx([1, 1])
 
 
@@ -52,15 +52,25 @@ def test_a_run_repeats_and_does_not_see_its_batch_or_the_global_seed():
 @pytest.mark.parametrize(
     ("size", "seeds", "steps", "message"),
     [
-        (8, [0], 3, "kernel_size is 8; wanted an odd number, 3 to 32"),
+        (8, [0], 3, r"kernel_size is 8; wanted odd \(height, width\) up to \(32, 32\)"),
         (33, [0], 3, "kernel_size is 33"),
-        (7, [0, 1], 3, "2 seeds, 3 steps for 1 images"),
-        (7, [0], 0, "1 seeds, 0 steps"),
+        (7, [0, 1], 3, r"seeds are \[0, 1\]; wanted 1 of them"),
+        (7, [0], 0, "steps is 0; wanted a whole number, 1 or more"),
     ],
 )
 def test_what_cannot_be_run_is_refused(size, seeds, steps, message):
     with pytest.raises(ValueError, match=message):
         self_deblur.deblur(scene(), size, seeds, steps)
+
+
+def test_gradients_devices_and_dtypes_of_the_caller_change_nothing():
+    y = scene()
+    plain = self_deblur.deblur(y, (7, 3), [0], steps=12)
+    assert plain[1].shape == (1, 1, 7, 3) and plain[0].shape == y.shape
+    with torch.inference_mode():
+        again = self_deblur.deblur(y.double(), (7, 3), [0], steps=12)
+    for one, other in zip(plain, again, strict=True):
+        torch.testing.assert_close(one.double(), other, rtol=0, atol=1e-5)
 
 
 def test_in_half_precision_the_last_layer_stays_in_full():

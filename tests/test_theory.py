@@ -57,8 +57,8 @@ def test_an_empirical_prior_is_a_mixture_of_points_with_no_width(t, scene):
     for i in range(4):
         assert prior.posterior(x, t)[i].tolist() == pytest.approx(by_bayes(prior, x[i], t))
     narrow = GaussianMixture(SCHEDULE, prior.points, prior.weights, 1e-6)
-    torch.testing.assert_close(prior(x, t).noise, narrow(x, t).noise)
-    torch.testing.assert_close(SCHEDULE.tweedie(x, prior(x, t).noise, t), prior.mean(x, t))
+    torch.testing.assert_close(prior(x, t).x0, narrow(x, t).x0)
+    assert torch.equal(prior(x, t).x0, prior.mean(x, t))
 
 
 def test_the_likelihood_is_the_sum_over_all_pairs(scene):

@@ -4,19 +4,15 @@ The kernel prior sees kernels as 2 u - 1, with u >= 0 scaled by its maximum; u i
 sum. Everything here is per sample: no number of one sample reaches another.
 """
 
-import math
-
 import torch
 from torch import Tensor
 
+from pdm import checks
+
 
 def _kernel_scale(x: Tensor) -> Tensor:
-    """u = (x + 1) / 2 of kernels B 1 h w; ValueError for another number of dimensions, or values not finite."""
-    if x.dim() != 4:
-        raise ValueError(f"kernels have the shape {tuple(x.shape)}; wanted B 1 h w")
-    if not x.isfinite().all():
-        raise ValueError("a kernel holds NaN or infinite values; wanted finite ones")
-    return (x + 1) / 2
+    """u = (x + 1) / 2 of kernels B 1 h w."""
+    return (checks.tensor("a kernel", x, "B 1 h w") + 1) / 2
 
 
 def project_simplex(v: Tensor) -> Tensor:
@@ -25,7 +21,7 @@ def project_simplex(v: Tensor) -> Tensor:
     It is relu(v - tau) with the one tau that makes the sum 1, found by sorting (Duchi et al. 2008, fig. 1);
     differentiable wherever the support does not change.
     """
-    flat = v.flatten(1)
+    flat = checks.tensor("v", v, "B *S").flatten(1)
     ordered = flat.sort(dim=1, descending=True).values
     count = torch.arange(1, flat.shape[1] + 1, device=v.device, dtype=v.dtype)
     threshold = (ordered.cumsum(1) - 1) / count
@@ -37,8 +33,7 @@ def project_simplex(v: Tensor) -> Tensor:
 def projection(x: Tensor) -> Tensor:
     """P_C of Algorithm 1 to the letter: B 1 h w in model range -> the nearest kernel of sum 1 to u.
 
-    It takes the scale of u, which the prior leaves open, for information: of a kernel whose maximum is 1 it keeps a few
-    peaks alone (notebook 09).
+    It takes the scale of u, which the prior leaves open, for information: a kernel of maximum 1 becomes a few peaks.
     """
     return project_simplex(_kernel_scale(x))
 
@@ -49,6 +44,9 @@ def simplex(x: Tensor) -> Tensor:
     u is first divided by its signed sum, in which errors of both signs cancel, and what the projection
     subtracts is the haze that remains. Where no value of u is negative (an x0 clipped to [-1, 1]) it equals
     `shift_and_divide`.
+
+    >>> simplex(torch.tensor([[[[1.0, 0.0, -1.0]]]]))
+    tensor([[[[0.6667, 0.3333, 0.0000]]]])
     """
     u = _kernel_scale(x)
     signed, positive = (v.sum((1, 2, 3), keepdim=True) for v in (u, u.clamp(min=0)))
@@ -65,11 +63,8 @@ def shift_and_divide(x: Tensor) -> Tensor:
 
 
 def l1(x: Tensor) -> Tensor:
-    """Sum of |u| over each kernel *before* it is normalised: B 1 h w in model range -> B.
-
-    After normalisation it would be 1 whatever the kernel.
-    """
-    return ((x + 1) / 2).abs().flatten(1).sum(1)
+    """Sum of |u| over each kernel *before* it is normalised, after which it is 1: B 1 h w in model range -> B."""
+    return ((checks.tensor("x", x, "B *S") + 1) / 2).abs().flatten(1).sum(1)
 
 
 def l0(x: Tensor, width: float = 0.1) -> Tensor:
@@ -77,9 +72,8 @@ def l0(x: Tensor, width: float = 0.1) -> Tensor:
 
     Raises: ValueError for a width that is not above 0.
     """
-    if not (math.isfinite(width) and width > 0):
-        raise ValueError(f"width is {width}; wanted it above 0")
-    square = ((x + 1) / 2).square().flatten(1)
+    checks.number("width", width, above=0)
+    square = ((checks.tensor("x", x, "B *S") + 1) / 2).square().flatten(1)
     return (square / (square + width**2)).sum(1)
 
 
@@ -88,11 +82,11 @@ def to_model_range(kernel: Tensor) -> Tensor:
 
     Raises: ValueError for a kernel that is nowhere above 0.
     """
-    if not (kernel.amax((-2, -1)) > 0).all():
+    if not (checks.tensor("kernel", kernel, "B 1 h w").amax((-2, -1)) > 0).all():
         raise ValueError("a kernel is nowhere above 0, or NaN; wanted kernels of sum 1")
     return 2 * kernel / kernel.amax((-2, -1), keepdim=True) - 1
 
 
 def from_model_range(x: Tensor) -> Tensor:
     """Undo `to_model_range` up to the scale, which it does not keep: [-1, 1] -> [0, 1]."""
-    return (x + 1) / 2
+    return (checks.tensor("x", x, "B *S", finite=False) + 1) / 2

@@ -9,5 +9,5 @@ import sys
 
 SPINS = "1000"  # GNU libgomp: rounds of a busy wait before a thread sleeps
 
-if "torch" not in sys.modules:
+if "torch" not in sys.modules and "OMP_WAIT_POLICY" not in os.environ:
     os.environ.setdefault("GOMP_SPINCOUNT", SPINS)

@@ -1,7 +1,4 @@
-"""Measurement operators: plain differentiable functions of an image and its operator's parameters.
-
-The names of their arguments are the names of the components that the sampler estimates.
-"""
+"""Measurement operators: plain differentiable functions, whose arguments have the names of the components."""
 
 from inspect import Parameter, Signature
 
@@ -9,6 +6,8 @@ import torch
 import torch.nn.functional as F
 from scipy.fft import next_fast_len
 from torch import Tensor
+
+from pdm import checks
 
 BOUNDARIES = ("zero", "circular", "reflect", "valid")
 
@@ -25,9 +24,16 @@ def blur(image: Tensor, kernel: Tensor, boundary: str = "reflect", method: str =
     Args: `image` B C H W; `kernel` B 1 h w, or 1 1 h w for all; same floating dtype.
     Returns: B C H W, or B C H-h+1 W-w+1 for "valid".
     Raises: ValueError for other shapes or dtypes, a kernel larger than the image, an unknown boundary or method.
+
+    >>> blur(torch.eye(3)[None, None], torch.full((1, 1, 1, 3), 1 / 3), "zero")[0, 0, 1]
+    tensor([0.3333, 0.3333, 0.3333])
     """
-    _check(image, kernel, boundary, method)
+    checks.choice("boundary", boundary, BOUNDARIES)
+    checks.choice("method", method, ("fft", "direct"))
+    image, kernel = _pair(image, "kernel", kernel, "1 h w")
     h, w = kernel.shape[-2:]
+    if h > image.shape[2] or w > image.shape[3]:
+        raise ValueError(f"the kernel is larger than the image: {(h, w)} on an image of {tuple(image.shape[2:])}")
     if boundary != "valid":
         edges = (w - 1 - w // 2, w // 2, h - 1 - h // 2, h // 2)
         image = F.pad(image, edges, "constant" if boundary == "zero" else boundary)
@@ -35,11 +41,8 @@ def blur(image: Tensor, kernel: Tensor, boundary: str = "reflect", method: str =
 
 
 def correlate(image: Tensor, kernel: Tensor, boundary: str = "zero") -> Tensor:
-    """Correlate instead, as the authors' release does: `blur` by the kernel turned by 180 degrees.
-
-    With an even kernel this is torch's padding="same", the origin being the pixel (h - 1) // 2 of the kernel as given.
-    """
-    return blur(image, kernel.flip(-2, -1), boundary)
+    """Correlate instead, as the authors' release does: `blur` by the kernel turned by 180 degrees; padding="same"."""
+    return blur(image, checks.tensor("kernel", kernel).flip(-2, -1), boundary)
 
 
 def warp(image: Tensor, tilt: Tensor, boundary: str = "reflect") -> Tensor:
@@ -50,20 +53,14 @@ def warp(image: Tensor, tilt: Tensor, boundary: str = "reflect") -> Tensor:
 
     Args: `image` B C H W; `tilt` B 2 H W, or 1 2 H W for all, in pixels; channel 0 along columns, 1 along rows.
     Returns: B C H W. Raises: ValueError for other shapes or dtypes, a side of 1 pixel, or an unknown boundary.
+
+    >>> warp(torch.arange(9.0).reshape(1, 1, 3, 3), torch.ones(1, 2, 3, 3))[0, 0, 0]  # one pixel down, one right
+    tensor([4., 5., 4.])
     """
-    if image.dim() != 4 or not image.is_floating_point() or min(image.shape[2:]) < 2:
-        raise ValueError(
-            f"image is {image.dtype} of shape {tuple(image.shape)}; wanted floating point, B C H W, H W > 1"
-        )
+    checks.choice("boundary", boundary, BOUNDARIES[:3])
+    checks.tensor("image", image, least=2)
     height, width = image.shape[2:]
-    if tilt.dim() != 4 or tilt.shape[1:] != (2, height, width) or tilt.shape[0] not in (1, len(image)):
-        raise ValueError(
-            f"tilt has the shape {tuple(tilt.shape)}; wanted {len(image)} 2 {height} {width}, one per image"
-        )
-    if tilt.dtype != image.dtype:
-        raise ValueError(f"tilt is {tilt.dtype}; wanted the image's dtype, {image.dtype}")
-    if boundary not in BOUNDARIES[:3]:
-        raise ValueError(f"boundary is {boundary!r}; wanted one of {', '.join(BOUNDARIES[:3])}")
+    image, tilt = _pair(image, "tilt", tilt, f"2 {height} {width}")
     column = torch.arange(width, dtype=tilt.dtype, device=tilt.device) + tilt[:, 0]  # B H W
     row = torch.arange(height, dtype=tilt.dtype, device=tilt.device)[:, None] + tilt[:, 1]
     if boundary == "circular":
@@ -98,34 +95,25 @@ def _convolve_direct(image: Tensor, kernel: Tensor) -> Tensor:
     return out.reshape(b, c, *out.shape[-2:])
 
 
-def _check(image: Tensor, kernel: Tensor, boundary: str, method: str) -> None:
-    for name, value in (("image", image), ("kernel", kernel)):
-        if not isinstance(value, Tensor):
-            raise ValueError(f"{name} is a {type(value).__name__}; wanted a torch tensor")
-    if image.dim() != 4 or not image.is_floating_point() or len(image) < 1:
-        raise ValueError(f"image is {image.dtype} of shape {tuple(image.shape)}; wanted floating point, B C H W")
-    if kernel.dim() != 4 or kernel.shape[1] != 1 or kernel.shape[0] not in (1, image.shape[0]):
-        raise ValueError(f"kernel has the shape {tuple(kernel.shape)}; wanted {image.shape[0]} 1 h w, one per image")
-    if kernel.dtype != image.dtype:
-        raise ValueError(f"kernel is {kernel.dtype}; wanted the image's dtype, {image.dtype}")
-    if any(k > n for k, n in zip(kernel.shape[2:], image.shape[2:], strict=True)):
-        shapes = f"{tuple(kernel.shape[2:])} on an image of {tuple(image.shape[2:])}"
-        raise ValueError(f"the kernel is larger than the image: {shapes}")
-    if boundary not in BOUNDARIES:
-        raise ValueError(f"boundary is {boundary!r}; wanted one of {', '.join(BOUNDARIES)}")
-    if method not in ("fft", "direct"):
-        raise ValueError(f"method is {method!r}; wanted 'fft' or 'direct'")
+def _pair(image: Tensor, name: str, value: Tensor, shape: str) -> tuple[Tensor, Tensor]:
+    """An image B C H W and what is applied to it, one for each or one for all; ValueError for anything else."""
+    checks.tensor("image", image)
+    if image.dtype not in (torch.float32, torch.float64):
+        raise ValueError(f"image is {image.dtype}; wanted float32 or float64")
+    checks.tensor(name, value, f"B {shape}")
+    if len(value) not in (1, len(image)):
+        raise ValueError(f"{name} has the shape {tuple(value.shape)}; wanted {len(image)} {shape}, one per image")
+    if value.dtype != image.dtype:
+        raise ValueError(f"{name} is {value.dtype}; wanted the image's dtype, {image.dtype}")
+    return checks.for_autograd(image), checks.for_autograd(value)
 
 
 class Frames:
-    """The operator of K frames: `frames(image, kernel, tilt_0, ..., tilt_K-1)`, B 3 H W each, stacked along channels.
+    """The operator of K = `count` frames: `image`, `kernel`, `tilt_0`, `tilt_1`, ... by name to B KC H W (Remark 1)."""
 
-    Its signature names as many tilts as there are frames, so that each is a component of its own (Remark 1).
-    """
-
-    def __init__(self, count: int, boundary: str = "reflect"):
-        self.boundary = boundary
-        self.tilts = [f"tilt_{i}" for i in range(count)]
+    def __init__(self, count: int, boundary: str = "reflect") -> None:
+        self.boundary = checks.choice("boundary", boundary, BOUNDARIES[:3])
+        self.tilts = [f"tilt_{i}" for i in range(checks.count("count", count))]
         names = ["image", "kernel", *self.tilts]
         self.__signature__ = Signature([Parameter(name, Parameter.KEYWORD_ONLY) for name in names])
 

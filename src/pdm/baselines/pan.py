@@ -7,6 +7,7 @@ Using Dark Channel Prior", CVPR 2016. Both alternate between a sharp image and a
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 import scipy.ndimage
@@ -15,6 +16,9 @@ import torch.nn.functional as F
 from skimage.filters import threshold_otsu
 from skimage.restoration import denoise_bilateral
 from torch import Tensor
+
+from pdm import checks
+from pdm.models.seeded import plain_torch
 
 
 @dataclass(frozen=True)
@@ -35,27 +39,30 @@ class Settings:
     ridge: float = 2.0
 
 
+Pair = tuple[Tensor, Tensor]  # image and kernel
 FAINT = 1e-4  # what differs by less is rounding, and no kernel can be found by it
 PAN_L0 = Settings(dark=0.0, gradient=4e-3, tv=1e-3, l0=2e-3)
 PAN_DCP = Settings(dark=4e-3, gradient=4e-3, tv=1e-3, l0=5e-4)
 
 
-def deblur(measurement: Tensor, kernel_size: int, settings: Settings = PAN_L0) -> tuple[Tensor, Tensor]:
-    """Image and kernel from a blurred image: B C H W in [-1, 1] to B C H W and B 1 S S, S odd, sum 1.
+@plain_torch()
+@torch.no_grad()
+def deblur(measurement: Tensor, kernel_size: int | tuple[int, int], settings: Settings = PAN_L0) -> Pair:
+    """Image and kernel from a blurred image: B C H W in [-1, 1] to B C H W and B 1 h w, sum 1.
 
-    Scales are a factor sqrt(2) apart, the coarsest with a kernel of five pixels or so: eight of them for the 64-pixel
-    kernels of the paper. Colour images are averaged to grey for the kernel. Raises: ValueError for a kernel that
-    is larger than the image, or of less than 3 pixels, or a measurement that is not finite.
+    `kernel_size` is (h, w), both odd, or a number for a square. Scales are a factor sqrt(2) apart, the coarsest with a
+    kernel of five pixels or so. Colour images are averaged to grey for the kernel. It computes on the CPU in float32.
+    Raises: ValueError for a kernel larger than the image or of even sides, or a measurement far outside [-1, 1].
     """
-    if measurement.ndim != 4 or not measurement.is_floating_point() or not measurement.isfinite().all():
-        raise ValueError(f"the measurement is {tuple(measurement.shape)}; wanted finite B C H W in [-1, 1]")
-    if not 3 <= kernel_size <= min(measurement.shape[2:]):
-        raise ValueError(f"kernel_size is {kernel_size}; wanted 3 to {min(measurement.shape[2:])}, the image's side")
-    if len(measurement) > 1:  # thresholds are an image's own
-        one_by_one = [deblur(y[None], kernel_size, settings) for y in measurement]
-        return tuple(torch.cat(parts) for parts in zip(*one_by_one, strict=True))
+    checks.images("measurement", measurement, reach=2.0)
+    size = checks.sides("kernel_size", kernel_size, measurement.shape[2:])
+    parts = [_one(y[None].cpu(), size, settings) for y in measurement]  # thresholds are an image's own
+    return tuple(torch.cat(part).to(measurement) for part in zip(*parts, strict=True))
+
+
+def _one(measurement: Tensor, size: tuple[int, int], settings: Settings) -> Pair:
     y = (measurement.float() + 1) / 2
-    kernel = estimate_kernel(y.mean(1, keepdim=True), kernel_size, settings)
+    kernel = estimate_kernel(y.mean(1, keepdim=True), size, settings)
     tv, l0 = deconvolve_tv(y, kernel, settings.tv), deconvolve_l0(y, kernel, settings.l0)
     image = tv - _smoothed(tv - l0)  # ringing is what the smooth part of their difference shows
     return (2 * image - 1).clamp(-1, 1), kernel
@@ -63,30 +70,29 @@ def deblur(measurement: Tensor, kernel_size: int, settings: Settings = PAN_L0) -
 
 def _smoothed(x: Tensor) -> Tensor:
     """A bilateral filter over each channel: B C H W."""
-    maps = [
-        denoise_bilateral((m - m.min()).double().numpy(), sigma_color=0.1, sigma_spatial=3) + m.min().item()
-        for m in x.flatten(0, 1)
-    ]
+    smooth = partial(denoise_bilateral, sigma_color=0.1, sigma_spatial=3)
+    maps = [smooth((m - m.min()).double().numpy()) + m.min().item() for m in x.flatten(0, 1)]
     return torch.from_numpy(np.stack(maps)).reshape(x.shape).float()
 
 
-def estimate_kernel(grey: Tensor, kernel_size: int, settings: Settings) -> Tensor:
-    """The kernel by alternation on a pyramid, each scale's as long as slopes are left: 1 1 H W in [0, 1] to 1 1 S S."""
-    count = 1 + max(0, int(np.log(5 / kernel_size) / np.log(0.5**0.5)))
-    sizes = [max(3, round(kernel_size * 0.5 ** (level / 2)) // 2 * 2 + 1) for level in reversed(range(count))]
-    sizes[-1] = (kernel_size - 1) // 2 * 2 + 1
+def estimate_kernel(grey: Tensor, sides: tuple[int, int], settings: Settings) -> Tensor:
+    """The kernel by alternation on a pyramid, each scale's as long as slopes are left: 1 1 H W in [0, 1] to 1 1 h w."""
+    count = 1 + max(0, int(np.log(5 / max(sides)) / np.log(0.5**0.5)))
+    factors = [0.5 ** (level / 2) for level in reversed(range(count))]
+    sizes = [[min(n, max(3, round(n * factor) // 2 * 2 + 1)) for n in sides] for factor in factors]
+    sizes[-1] = list(sides)
     kernel, dark, gradient = None, settings.dark, settings.gradient
-    for level, size in enumerate(sizes):
-        scale = 0.5 ** ((count - 1 - level) / 2)
-        y = _resize(grey, [max(size, round(n * scale)) for n in grey.shape[2:]])
-        kernel = _two_dots(len(y), size) if kernel is None else _normalised(_resize(kernel, [size, size]))
+    for scale, size in zip(factors, sizes, strict=True):
+        y = _resize(grey, [max(k, round(n * scale)) for k, n in zip(size, grey.shape[2:], strict=True)])
+        kernel = _two_dots(len(y), size) if kernel is None else _normalised(_resize(kernel, size))
         slopes, threshold = _inner(_slopes(y)), None
         for _ in range(settings.rounds):
             sharp = deconvolve_l0(y, kernel, gradient, dark, max(3, round(settings.window * scale)))
-            strong, threshold = _strong_slopes(sharp, size, threshold)
+            strong, threshold = _strong_slopes(sharp, max(size), threshold)
             if strong.abs().max() < FAINT:
                 break
-            kernel = _kernel_step(slopes, strong, size, settings.ridge)
+            step = _kernel_step(slopes, strong, size, settings.ridge)
+            kernel = step if step.any() else kernel  # a step to nothing above 0 is none
             dark, gradient = (v and max(v / 1.1, 1e-4) for v in (dark, gradient))
         kernel = _centred(kernel)
     kernel = torch.where(kernel < kernel.amax((2, 3), keepdim=True) / 20, 0, kernel)
@@ -145,7 +151,7 @@ def deconvolve_tv(y: Tensor, kernel: Tensor, weight: float, rounds: int = 15) ->
 def _deconvolve(y: Tensor, kernel: Tensor, solve: Callable) -> Tensor:
     """Run `solve(image step, start)` on a y that was continued until it is periodic, and cut the result."""
     height, width = y.shape[2:]
-    y = _periodic(y, kernel.shape[-1])
+    y = _periodic(y, max(kernel.shape[2:]))
     shape = y.shape[2:]
     k = _transfer(kernel, shape)  # B 1 H W/2+1
     data, power = k.conj() * torch.fft.rfft2(y), k.abs().square()
@@ -178,19 +184,18 @@ def _without_dark(x: Tensor, window: int, threshold: float) -> Tensor:
 # ---- the kernel, with the image given ----
 
 
-def _kernel_step(blurred: Tensor, sharp: Tensor, size: int, ridge: float, rounds: int = 21) -> Tensor:
-    """argmin over k of |sharp slopes * k - blurred slopes|^2 + ridge |k|^2 on a canvas, then cleaned: B 1 S S.
+def _kernel_step(blurred: Tensor, sharp: Tensor, size: list[int], ridge: float, rounds: int = 21) -> Tensor:
+    """argmin over k of |sharp slopes * k - blurred slopes|^2 + ridge |k|^2 on a canvas, then cleaned: B 1 h w.
 
     By conjugate gradients, since the canvas is smaller than the image. What is below a twentieth of the largest value
     goes, and so do islands with less than a tenth of the light. Source: Pan et al. 2014; Cho and Lee 2009.
     """
-    shape = blurred.shape[3:]
+    shape, (h, w) = blurred.shape[3:], size
     s = torch.fft.rfft2(sharp)  # 2 B 1 H W/2+1
     power = s.abs().square().sum(0)
 
     def canvas(spectrum: Tensor) -> Tensor:
-        full = torch.fft.irfft2(spectrum, s=shape).roll((size // 2, size // 2), (2, 3))
-        return full[..., :size, :size]
+        return torch.fft.irfft2(spectrum, s=shape).roll((h // 2, w // 2), (2, 3))[..., :h, :w]
 
     def apply(k: Tensor) -> Tensor:
         return canvas(power * _transfer(k, shape)) + ridge * k
@@ -218,7 +223,7 @@ def _strong_slopes(x: Tensor, size: int, threshold: Tensor | None) -> tuple[Tens
     power = slopes.square().sum(0)  # B 1 H W
     if threshold is None:
         turn = (torch.atan2(slopes[0], slopes[1]) % torch.pi / (torch.pi / 4)).long().clamp(max=3)
-        wanted = min(2 * size, power[0].numel() // 8)
+        wanted = max(1, min(2 * size, power[0].numel() // 8))
         least = [torch.where(turn == i, power, 0).flatten(1).topk(wanted).values[:, -1] for i in range(4)]
         threshold = torch.stack(least).amin(0)[:, None, None, None]
     return torch.where(power < threshold, 0, slopes), threshold / 1.1
@@ -237,15 +242,11 @@ def _without_islands(kernel: Tensor, least: float = 0.1) -> Tensor:
 
 def _centred(kernel: Tensor) -> Tensor:
     """Kernels moved by whole pixels until the centre of mass is the canvas's centre."""
-    size, moved = kernel.shape[-1], []
-    place = torch.arange(size, dtype=kernel.dtype) - size // 2
+    moved, places = [], [torch.arange(n, dtype=kernel.dtype) - n // 2 for n in kernel.shape[2:]]
     for k in kernel:
-        down, right = (int((k[0].sum(axis) * place).sum().round()) for axis in (1, 0))
+        down, right = (int((k[0].sum(1 - axis) * place).sum().round()) for axis, place in enumerate(places))
         moved.append(torch.from_numpy(scipy.ndimage.shift(k.numpy(), (0, -down, -right), order=0)))
     return _normalised(torch.stack(moved))
-
-
-# ---- pieces ----
 
 
 def _normalised(kernel: Tensor) -> Tensor:
@@ -253,14 +254,16 @@ def _normalised(kernel: Tensor) -> Tensor:
     return kernel / kernel.sum((2, 3), keepdim=True).clamp(min=1e-12)
 
 
-def _two_dots(n: int, size: int) -> Tensor:
-    """Where the coarsest scale begins: half the light in the centre, half beside it."""
-    kernel = torch.zeros(n, 1, size, size)
-    kernel[..., size // 2, size // 2 - 1 : size // 2 + 1] = 0.5
+def _two_dots(n: int, size: list[int]) -> Tensor:
+    """Where the coarsest scale begins: half the light in the centre, half beside it, or above where that is outside."""
+    kernel, (row, column) = torch.zeros(n, 1, *size), (side // 2 for side in size)
+    kernel[..., row, column] = kernel[..., row - (column == 0), column - (column > 0)] = 0.5
     return kernel
 
 
 def _resize(x: Tensor, size: list[int]) -> Tensor:
+    if x.shape[3] == 1 < x.shape[2]:  # torch 2.14 gives zeros for a single column
+        return _resize(x.mT.contiguous(), size[::-1]).mT.contiguous()
     return x if list(x.shape[2:]) == size else F.interpolate(x, size, mode="bilinear", antialias=True)
 
 
@@ -282,10 +285,10 @@ def _slope_transfer(shape: tuple[int, ...]) -> Tensor:
 
 
 def _transfer(kernel: Tensor, shape: tuple[int, ...]) -> Tensor:
-    """A kernel in the frequency domain, its centre (S // 2, S // 2) at the origin: B 1 S S to B 1 H W/2+1."""
-    size = kernel.shape[-1]
-    padded = F.pad(kernel, (0, shape[1] - size, 0, shape[0] - size))
-    return torch.fft.rfft2(padded.roll((-(size // 2), -(size // 2)), (2, 3)))
+    """A kernel in the frequency domain, its centre (h // 2, w // 2) at the origin: B 1 h w to B 1 H W/2+1."""
+    h, w = kernel.shape[2:]
+    padded = F.pad(kernel, (0, shape[1] - w, 0, shape[0] - h))
+    return torch.fft.rfft2(padded.roll((-(h // 2), -(w // 2)), (2, 3)))
 
 
 def _periodic(x: Tensor, extra: int) -> Tensor:

@@ -5,13 +5,16 @@ beforehand: the networks' weights are fitted to one measurement, and their shape
 et al., "Deep Image Prior", CVPR 2018).
 """
 
-from collections.abc import Callable
+import math
+from collections.abc import Callable, Sequence
 
 import piq
 import torch
 import torch.nn.functional as F
 from torch import Generator, Tensor, nn
 
+from pdm import checks
+from pdm.models.seeded import plain_torch, seeded
 from pdm.operators import blur
 
 
@@ -53,50 +56,58 @@ def image_network(inputs: int, outputs: int, width: int = 64, scales: int = 4, s
     return nn.Sequential(below, nn.Conv2d(width, outputs, 1), nn.Sigmoid())
 
 
-def kernel_network(inputs: int, size: int, width: int = 1000) -> nn.Module:
-    """Fully connected: B inputs to B 1 size size, nonnegative and of sum 1 by a softmax over the canvas."""
-    layers = (nn.Linear(inputs, width), nn.ReLU6(), nn.Linear(width, size**2), nn.Softmax(1))
-    return nn.Sequential(*layers, nn.Unflatten(1, (1, size, size)))
+def kernel_network(inputs: int, size: tuple[int, int], width: int = 1000) -> nn.Module:
+    """Fully connected: B inputs to B 1 h w, nonnegative and of sum 1 by a softmax over the canvas."""
+    layers = (nn.Linear(inputs, width), nn.ReLU6(), nn.Linear(width, math.prod(size)), nn.Softmax(1))
+    return nn.Sequential(*layers, nn.Unflatten(1, (1, *size)))
 
 
 def deblur(
     measurement: Tensor,
-    kernel_size: int,
-    seeds: list[int],
+    kernel_size: int | tuple[int, int],
+    seeds: Sequence[int],
     steps: int = 2500,
     rate: float = 0.01,
     watch: Callable[[int, Tensor, Tensor], None] | None = None,
     precision: torch.dtype = torch.float32,
 ) -> tuple[Tensor, Tensor]:
-    """Image and kernel from a blurred image: B C H W in [-1, 1] to B C H W and B 1 S S, S odd, sum 1.
+    """Image and kernel from a blurred image: B C H W in [-1, 1] to B C H W and B 1 h w, sum 1.
 
-    For each image by itself, Adam at `rate` (a hundredth of it for the kernel), halved at 0.4, 0.6 and 0.8 of the
-    steps, minimises the squared error of the re-blurred image over the first fifth of them, and 1 - SSIM from then on
-    (500 of 2,500 in the BlindDPS paper). The image's canvas is larger than the measurement by the kernel, so that
-    nothing is assumed of what lies beyond the frame. Colour images are fitted as they are, where the authors fit the
-    brightness alone.
+    `kernel_size` is (h, w), both odd, or a number for a square. For each image by itself, Adam at `rate` (a hundredth
+    of it for the kernel), halved at 0.4, 0.6 and 0.8 of the steps, minimises the squared error of the re-blurred image
+    over the first fifth of them, and 1 - SSIM from then on (500 of 2,500 in the BlindDPS paper). The image's canvas is
+    larger than the measurement by the kernel, so that nothing is assumed of what lies beyond the frame. Colour images
+    are fitted as they are, where the authors fit the brightness alone.
     `watch(step, image, kernel)` sees every estimate; `precision` is that of the image's network but for its last layer.
-    Raises: ValueError for a wrong shape, seed count or kernel size.
+    It computes on the CPU; the result is on the measurement's device, of its dtype.
+    Raises: ValueError for a wrong shape, less than 11 pixels a side, 17 with the kernel's, another number of seeds, or
+    even sides of the kernel.
     """
-    if measurement.ndim != 4 or not measurement.is_floating_point() or not measurement.isfinite().all():
-        raise ValueError(f"the measurement is {tuple(measurement.shape)}; wanted finite B C H W in [-1, 1]")
-    if kernel_size % 2 == 0 or not 3 <= kernel_size <= min(measurement.shape[2:]):
-        raise ValueError(f"kernel_size is {kernel_size}; wanted an odd number, 3 to {min(measurement.shape[2:])}")
-    if len(seeds) != len(measurement) or steps < 1:
-        raise ValueError(f"{len(seeds)} seeds, {steps} steps for {len(measurement)} images; wanted one each, 1 or more")
-    found = [
-        _one(y[None], kernel_size, s, steps, rate, watch, precision) for y, s in zip(measurement, seeds, strict=True)
-    ]
-    return tuple(torch.cat(parts) for parts in zip(*found, strict=True))
+    checks.images("measurement", measurement, least=11, reach=2.0)
+    size, seeds = checks.sides("kernel_size", kernel_size, measurement.shape[2:]), checks.seeds(seeds, len(measurement))
+    steps, rate = checks.count("steps", steps), checks.number("rate", rate, above=0)
+    if min(n + k - 1 for n, k in zip(measurement.shape[2:], size, strict=True)) < 17:
+        raise ValueError(f"kernel_size is {size} on {tuple(measurement.shape[2:])} pixels; wanted 17 or more together")
+    if precision not in (torch.float32, torch.bfloat16, torch.float16):
+        raise ValueError(f"precision is {precision!r}; wanted torch.float32, torch.bfloat16 or torch.float16")
+    y = measurement.detach().cpu().float()
+    with plain_torch():
+        parts = [_one(y[i : i + 1], size, seed, steps, rate, watch, precision) for i, seed in enumerate(seeds)]
+    return tuple(torch.cat(part).to(measurement) for part in zip(*parts, strict=True))
 
 
 def _one(
-    y: Tensor, size: int, seed: int, steps: int, rate: float, watch: Callable | None, precision: torch.dtype
+    y: Tensor,
+    size: tuple[int, int],
+    seed: int,
+    steps: int,
+    rate: float,
+    watch: Callable | None,
+    precision: torch.dtype,
 ) -> tuple[Tensor, Tensor]:
     draw, target = Generator().manual_seed(seed), ((y + 1) / 2).clamp(0, 1)
-    canvas = [n + size - 1 for n in y.shape[2:]]
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
+    canvas = [n + k - 1 for n, k in zip(y.shape[2:], size, strict=True)]
+    with seeded(seed):
         image_net, kernel_net = image_network(8, y.shape[1]), kernel_network(200, size)
     image_net.to(memory_format=torch.channels_last)
     image_code = (0.1 * torch.rand(1, 8, *canvas, generator=draw)).contiguous(memory_format=torch.channels_last)
@@ -119,6 +130,6 @@ def _one(
         halve.step()
         if watch is not None:
             watch(step, image.detach(), kernel.detach())
-    half = size // 2
-    image = image.detach()[..., half : half + y.shape[2], half : half + y.shape[3]]
+    top, left = (k // 2 for k in size)
+    image = image.detach()[..., top : top + y.shape[2], left : left + y.shape[3]]
     return 2 * image - 1, kernel.detach()

@@ -10,6 +10,7 @@ one critic of patches in place of two. Neither is either paper's network: ours i
 import torch
 from torch import Tensor
 
+from pdm import checks
 from pdm.models import NetworkPrior
 
 
@@ -17,6 +18,8 @@ from pdm.models import NetworkPrior
 def restore(restorer: NetworkPrior, measurement: Tensor) -> Tensor:
     """What the network makes of measurements, B C H W in [-1, 1]: it predicts what is to be added to them.
 
-    `restorer` is what `priors.load_prior` makes of its weights, which are no prior's: for the precision it computes in.
+    `restorer` is what `models.load_prior` makes of its weights, which are no prior's: for the precision it computes in.
+    Raises: ValueError for a measurement of another shape, far outside [-1, 1] or not finite.
     """
-    return measurement + restorer(measurement, 0).noise
+    checks.images("measurement", measurement, reach=2.0)
+    return measurement + restorer.predict(measurement, 0)[0]

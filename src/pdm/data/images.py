@@ -12,6 +12,9 @@ import torch
 from PIL import Image, ImageOps
 from torch import Tensor
 
+from pdm import checks
+from pdm.models.seeded import plain_torch
+
 PHOTOGRAPHS = {  # the colour photographs inside the wheels of scikit-image and scikit-learn
     "astronaut": "skimage/data/astronaut.png",
     "cat": "skimage/data/chelsea.png",
@@ -38,8 +41,7 @@ class ImageSet:
     labels: tuple[int, ...] | None = None
 
     def __post_init__(self):
-        if self.pixels.dtype != torch.uint8 or self.pixels.ndim != 4:
-            raise ValueError(f"pixels are {self.pixels.dtype} {tuple(self.pixels.shape)}, not uint8 N C H W")
+        _check_bytes("pixels", self.pixels, "N C H W")
         if {len(self.names), len(self.names if self.labels is None else self.labels)} != {len(self.pixels)}:
             raise ValueError(f"{len(self.pixels)} images, but another number of names or labels")
 
@@ -49,10 +51,17 @@ class ImageSet:
     @property
     def images(self) -> Tensor:
         """All images as N C H W float32 in [-1, 1], pixels / 127.5 - 1; made anew at each call."""
-        return self.pixels / 127.5 - 1
+        return self.pixels.float() / 127.5 - 1
+
+
+def _check_bytes(name: str, pixels: Tensor, shape: str) -> None:
+    came = f"{pixels.dtype} {tuple(pixels.shape)}" if isinstance(pixels, Tensor) else type(pixels).__name__
+    if not came.startswith("torch.uint8") or pixels.is_meta or pixels.ndim != len(shape.split()):
+        raise ValueError(f"{name} are {came}, not uint8 {shape}")
 
 
 @lru_cache(maxsize=1024)
+@plain_torch()  # what is kept must not be bound to the mode of the first call
 def _area_weights(n: int, size: int) -> Tensor:
     """The share of each of n pixels in each of `size` equal stretches: size n, rows sum to 1."""
     edges, pixel = torch.arange(size + 1).double() * n / size, torch.arange(n).double()
@@ -62,9 +71,9 @@ def _area_weights(n: int, size: int) -> Tensor:
 
 def area_average(picture: Tensor, size: int) -> Tensor:
     """Averages C H W over size x size equal areas: C size size float32; ValueError if smaller than size."""
+    size, is_bytes = checks.count("size", size), isinstance(picture, Tensor) and picture.dtype == torch.uint8
+    picture = checks.tensor("picture", picture.float() if is_bytes else picture, "C H W", least=size)
     height, width = picture.shape[-2:]
-    if picture.ndim != 3 or not 1 <= size <= min(height, width):
-        raise ValueError(f"picture is {tuple(picture.shape)}, wanted C H W with H, W >= size = {size} >= 1")
     return _area_weights(height, size) @ (picture.float() @ _area_weights(width, size).T)
 
 
@@ -75,22 +84,33 @@ def _square(picture: Tensor, size: int, box: Sequence[int] | None = None) -> Ten
     return area_average(picture[:, top : top + side, left : left + side], size).round().clamp(0, 255).byte()
 
 
-def _decode(file: str | Path | io.BytesIO, name: str | Path, side: int | None = None) -> Tensor:
-    """An image file as 3 H W uint8, upright by its EXIF tag; ValueError if it is none, or not side x side."""
+def _decode(file: str | Path | io.BytesIO, name: str | Path, side: int | None = None, least: int = 1) -> Tensor:
+    """An image file as 3 H W uint8, upright by its EXIF tag, on white where it is transparent.
+
+    Raises: ValueError if it is none, of more than 8 bits a channel, or not side x side, or of less than `least` pixels.
+    """
     try:
         with Image.open(file) as image:
-            if image.mode.startswith(("I", "F")) or (side and image.size != (side, side)):
-                raise ValueError(f"wanted 8 bits a channel, {side or 'any'} pixels a side; it is {image}")
-            rgb = ImageOps.exif_transpose(image).convert("RGB")
+            unfit = image.size != (side, side) if side else min(image.size) < least
+            if image.mode.startswith(("I", "F")) or unfit:
+                raise ValueError(f"wanted 8 bits a channel, {side or f'{least} or more'} pixels a side; it is {image}")
+            upright = ImageOps.exif_transpose(image)
     except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
         raise ValueError(f"{name} is no image that can be used: {error}") from error
-    return torch.from_numpy(np.array(rgb)).permute(2, 0, 1).contiguous()  # C H W
+    if upright.mode in ("RGBA", "LA", "PA") or "transparency" in upright.info:
+        upright = Image.alpha_composite(Image.new("RGBA", upright.size, "white"), upright.convert("RGBA"))
+    return torch.from_numpy(np.array(upright.convert("RGB"))).permute(2, 0, 1).contiguous()  # C H W
 
 
 def picture(path: str | Path, size: int | None = None) -> Tensor:
-    """One photo, whole or its centre square averaged: 3 H W in [-1, 1]; ValueError if none, or smaller."""
-    pixels = _decode(path, path)
-    return (pixels if size is None else _square(pixels, size)) / 127.5 - 1
+    """One photo, whole or its centre square averaged to `size` pixels a side: 3 H W in [-1, 1].
+
+    What is transparent is laid on white. Raises: ValueError for a file that is no photo of 8 bits a channel, or one of
+    less than `size` pixels a side, named in the message.
+    """
+    path, least = checks.path("path", path), 1 if size is None else checks.count("size", size)
+    pixels = _decode(path, path, least=least)
+    return (pixels if size is None else _square(pixels, least)).float() / 127.5 - 1
 
 
 def folder(path: str | Path, size: int = 64, count: int | None = None) -> ImageSet:
@@ -99,13 +119,12 @@ def folder(path: str | Path, size: int = 64, count: int | None = None) -> ImageS
     Hidden files and subfolders are passed over. ValueError for a missing or empty folder, a count below 1, and as
     `picture`.
     """
-    if count is not None and count < 1:
-        raise ValueError(f"count is {count}, wanted 1 or more")
-    path = Path(path).resolve()
+    path, size = checks.path("path", path).resolve(), checks.count("size", size)
+    count = None if count is None else checks.count("count", count)
     files = sorted(f for f in path.glob("*") if f.is_file() and not f.name.startswith("."))[:count]
     if not files:
-        raise ValueError(f"{path} is no folder with images in it")
-    pixels = torch.stack([_square(_decode(f, f), size) for f in files])  # N C H W
+        raise ValueError(f"path is {path}, no folder with images in it")
+    pixels = torch.stack([_square(_decode(f, f, least=size), size) for f in files])  # N C H W
     return ImageSet(path.name, "all", pixels, tuple(f.name for f in files))
 
 
@@ -119,8 +138,7 @@ def _packaged(file: str) -> Path:
 
 def photograph(name: str) -> Tensor:
     """A whole photograph of PHOTOGRAPHS: 3 H W float32 in [-1, 1]; ValueError for another name."""
-    if name not in PHOTOGRAPHS:
-        raise ValueError(f"no photograph {name!r}, wanted one of {', '.join(PHOTOGRAPHS)}")
+    checks.choice("name", name, list(PHOTOGRAPHS))
     return picture(_packaged(PHOTOGRAPHS[name]))
 
 
@@ -130,10 +148,14 @@ def random_crops(pictures: Sequence[Tensor], n: int, size: int, generator: torch
     Side log-uniform from size to the largest that fits, picture and place uniform. ValueError if there are no
     pictures, n < 1, or a picture is smaller than size.
     """
-    if not pictures or n < 1:
-        raise ValueError(f"{len(pictures)} pictures and n = {n}, wanted at least one of each")
+    n, size = checks.count("n", n), checks.count("size", size)
+    for image in pictures:
+        _check_bytes("pictures", image, "C H W")
+    if not len(pictures) or any(min(image.shape[1:]) < size for image in pictures):
+        raise ValueError(f"pictures are {[tuple(p.shape) for p in pictures][:4]}, wanted C H W with H, W >= {size}")
+    draws = torch.rand(n, 5, generator=checks.generator("generator", generator), dtype=torch.float32, device="cpu")
     crops = []
-    for which, scale, down, right, mirror in torch.rand(n, 5, generator=generator).tolist():
+    for which, scale, down, right, mirror in draws.tolist():
         image = pictures[int(which * len(pictures))]
         height, width = image.shape[-2:]
         side = round(size * max(1, min(height, width) / size) ** scale)

@@ -1,8 +1,7 @@
-"""What the operator priors learn, and what measurements are made with: random blur kernels, tilt fields and noise.
+"""Random blur kernels: what the kernel prior learns, and what measurements are made with.
 
 A kernel is a B 1 S S float tensor, nonnegative, sum 1, whose centre (of mass, for motion) is the pixel
-(S // 2, S // 2), the same that `pdm.operators.blur` takes for the origin. A tilt field is B 2 H W, the displacement of
-each pixel in pixels, along columns and along rows.
+(S // 2, S // 2), the same that `pdm.operators.blur` takes for the origin.
 """
 
 import math
@@ -10,11 +9,15 @@ import math
 import torch
 from torch import Generator, Tensor
 
+from pdm import checks
+from pdm.models.seeded import plain_torch
+
 MOTION_INTENSITY = (0.2, 1.0)  # what the kernel prior is trained on: the paper's range
 GAUSSIAN_STD = (0.1 / 64, 5.0 / 64)  # likewise, in units of the canvas: the paper's 0.1 to 5.0 on 64 pixels
 POINTS = 16  # of a trajectory per pixel of the canvas: about two a pixel at the fastest, on any canvas
 
 
+@plain_torch()
 def motion_kernels(n: int, size: int, intensity: float | Tensor, generator: Generator) -> Tensor:
     """`n` motion-blur kernels: the paths of a shaken camera, drawn with light in proportion to time.
 
@@ -27,9 +30,9 @@ def motion_kernels(n: int, size: int, intensity: float | Tensor, generator: Gene
     Source: the idea of a random trajectory is Boracchi & Foi, "Modeling the performance of image restoration from
     motion blur" (2012), and the scale of intensity follows the paper's; the generator is our own.
     """
-    _check(n, size)
-    intensity = _one_each("intensity", intensity, n)
-    if not ((intensity > 0) & (intensity <= 1)).all():
+    n, size = checks.count("n", n), checks.count("size", size, 3)
+    intensity, generator = _one_each("intensity", intensity, n), checks.generator("generator", generator)
+    if not (intensity <= 1).all():
         raise ValueError(f"intensity is {intensity.tolist()[:4]}; wanted values in (0, 1]")
     points = POINTS * size
 
@@ -72,29 +75,29 @@ def _draw(path: Tensor, size: int) -> Tensor:
     return (canvas / path.shape[1]).reshape(-1, 1, size, size)
 
 
+@plain_torch()
 def gaussian_kernels(n: int, size: int, std: float | Tensor) -> Tensor:
     """`n` isotropic Gaussian kernels of standard deviation `std` pixels (one, or n of them), integrated over pixels.
 
     Returns: n 1 size size, float32, sum 1 (what falls beyond the canvas is put back in proportion).
     Raises: ValueError for a std that is not above 0, n < 1 or size < 3.
     """
-    _check(n, size)
+    n, size = checks.count("n", n), checks.count("size", size, 3)
     std = _one_each("std", std, n)
-    if not ((std > 0) & std.isfinite()).all():
-        raise ValueError(f"std is {std.tolist()[:4]}; wanted finite values above 0, in pixels")
     edges = torch.arange(size + 1, dtype=torch.float64) - 0.5 - size // 2
     profile = torch.erf(edges / (std[:, None] * math.sqrt(2))).diff(dim=1)  # n size
     kernel = profile[:, None, :, None] * profile[:, None, None, :]
     return (kernel / kernel.sum((2, 3), keepdim=True)).float()
 
 
+@plain_torch()
 def random_kernels(n: int, size: int, generator: Generator) -> Tensor:
     """`n` draws of what the kernel prior learns: five motion kernels to one Gaussian, as in the paper.
 
     Motion intensity is uniform in (0.2, 1.0); the Gaussian std is uniform over the paper's (0.1, 5.0) of a
     64-pixel canvas, scaled to this one. Returns: n 1 size size, in random order.
     """
-    _check(n, size)
+    n, size, generator = checks.count("n", n), checks.count("size", size, 3), checks.generator("generator", generator)
     motion = torch.rand(n, generator=generator) < 5 / 6
     low, high = MOTION_INTENSITY
     kernels = motion_kernels(n, size, low + (high - low) * torch.rand(n, generator=generator), generator)
@@ -103,13 +106,10 @@ def random_kernels(n: int, size: int, generator: Generator) -> Tensor:
     return torch.where(motion[:, None, None, None], kernels, gaussian)
 
 
-def _check(n: int, size: int, what: str = "kernels") -> None:
-    if n < 1 or size < 3:
-        raise ValueError(f"{n} {what} of side {size}; wanted 1 or more of side 3 or more")
-
-
 def _one_each(name: str, value: float | Tensor, n: int) -> Tensor:
-    value = torch.as_tensor(value, dtype=torch.float64)
-    if value.numel() not in (1, n):
-        raise ValueError(f"{value.numel()} values of {name} for {n} kernels; wanted one, or one each")
+    """One value for all kernels, or n of them, finite and above 0: n, float64."""
+    value = value if isinstance(value, Tensor) else torch.tensor([checks.number(name, value)], dtype=torch.float64)
+    value = checks.tensor(name, value, "*S").detach().cpu().double().flatten()
+    if len(value) not in (1, n) or not (value > 0).all():
+        raise ValueError(f"{name} is {value.tolist()[:4]}; wanted one value above 0 for {n} kernels, or one each")
     return value.expand(n)

@@ -14,6 +14,7 @@ import pooch
 import torch
 from torch import Generator, Tensor
 
+from pdm import checks
 from pdm.data.images import PHOTOGRAPHS, ImageSet, NotAtHand, _decode, _packaged, _square, random_crops
 from pdm.paths import SPLITS as SPLIT_LISTS
 from pdm.paths import data_dir
@@ -23,7 +24,7 @@ SPLITS = {"photos": ("test",)} | dict.fromkeys(("digits", "faces", "cats"), ("tr
 
 def _names(name: str, split: str) -> tuple[str, ...]:
     """The names of a split; ValueError if there is no such set or split."""
-    if split not in SPLITS.get(name, ()):
+    if not isinstance(name, str) or split not in SPLITS.get(name, ()):
         raise ValueError(f"no image set {name!r} with a split {split!r}, wanted one of {SPLITS}")
     if name == "digits":
         rows = range(400) if split == "train" else range(400, 500)
@@ -38,6 +39,7 @@ def photos(size: int = 64) -> ImageSet:
     of 128, the rest of 64, evenly spread (R2 sequence, M. Roberts 2018), none flat, no two sharing over 0.4
     (intersection over union). Crops smaller than size are left out; ValueError if all are.
     """
+    size = checks.count("size", size)
     whole = {name: _decode(_packaged(file), name) for name, file in PHOTOGRAPHS.items()}
     pixels = {}
     for name in _names("photos", "test"):
@@ -167,8 +169,9 @@ def image_set(domain: str, split: str, n: int, seed: int = 0) -> Tensor:
     saw, or of those held out from it; "wheels" are `photos()`, which everybody has, for testing alone.
     Raises: ValueError for another domain or split, NotAtHand where a set is not on this machine.
     """
-    if domain not in ("faces", "cats", "photos", "wheels") or split not in ("train", "test") or n < 1:
-        raise ValueError(f"domain {domain!r}, split {split!r}, n {n}; wanted faces, cats, photos or wheels, n >= 1")
+    if domain not in ("faces", "cats", "photos", "wheels") or split not in ("train", "test"):
+        raise ValueError(f"domain {domain!r}, split {split!r}; wanted faces, cats, photos or wheels, train or test")
+    n, seed = checks.count("n", n), checks.count("seed", seed, 0)
     if domain == "photos":
         return random_crops(pictures_of(split), n, 64, Generator().manual_seed(seed))
     if domain == "wheels" and split == "train":
@@ -183,8 +186,8 @@ def test_set(domain: str, n: int) -> tuple[Tensor, tuple[str, ...]]:
     crops, named for the picture that they are of, whose seven pictures take turns. N is at most `n`.
     Raises: ValueError for another domain, NotAtHand where a set is not on this machine.
     """
-    if domain not in ("faces", "cats", "photos") or n < 1:
-        raise ValueError(f"domain {domain!r}, n {n}; wanted faces, cats or photos, n >= 1")
+    checks.choice("domain", domain, ("faces", "cats", "photos"))
+    n = checks.count("n", n)
     if domain == "photos":
         found = photos()
         return found.images[:n], found.names[:n]
@@ -194,7 +197,7 @@ def test_set(domain: str, n: int) -> tuple[Tensor, tuple[str, ...]]:
 def _spread(name: str, split: str, n: int) -> tuple[Tensor, tuple[str, ...]]:
     """At most `n` images of a set, spread evenly over it, and their names."""
     found = load({"wheels": "photos"}.get(name, name), split)
-    chosen = torch.linspace(0, len(found) - 1, min(n, len(found))).long()
+    chosen = torch.linspace(0, len(found) - 1, min(n, len(found)), dtype=torch.float32, device="cpu").long()
     return found.images[chosen], tuple(found.names[i] for i in chosen.tolist())
 
 
@@ -203,6 +206,8 @@ def at_hand(domains: Sequence[str], all_wanted: bool = False) -> list[str]:
 
     Raises: NotAtHand for one that is not, if `all_wanted`; ValueError for an unknown one.
     """
+    if isinstance(domains, str) or not isinstance(domains, Sequence):
+        raise ValueError(f"domains is {domains!r}; wanted a list of names")
     found = []
     for domain in domains:
         try:

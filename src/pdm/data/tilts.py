@@ -5,11 +5,13 @@ import math
 import torch
 from torch import Generator, Tensor
 
-from pdm.data.kernels import _check
+from pdm import checks
+from pdm.models.seeded import plain_torch
 
 TILT_BOUND = 2.5  # pixels: displacements are clipped there, as in the release
 
 
+@plain_torch()
 def tilt_fields(
     n: int,
     size: int,
@@ -32,13 +34,12 @@ def tilt_fields(
     Returns: n 2 size size, float32, in pixels, clipped to +-TILT_BOUND; channel 0 along columns, 1 along rows.
     Raises: ValueError for n < 1, size < 3, or a parameter that is not above 0.
     """
-    _check(n, size, "tilt fields")
-    half = max(1, size // 8) if half_width is None else half_width
-    low, high = strength
-    if patches < 1 or half < 1 or not std > 0 or not 0 < low <= high:
-        raise ValueError(
-            f"{patches} patches of half-width {half}, std {std}, strength {strength}; wanted all above 0, in order"
-        )
+    n, size, patches = checks.count("n", n), checks.count("size", size, 3), checks.count("patches", patches)
+    half = checks.count("half_width", max(1, size // 8) if half_width is None else half_width)
+    std, (low, high) = checks.number("std", std, above=0), (checks.number("strength", v, above=0) for v in strength)
+    if low > high:
+        raise ValueError(f"strength is {strength}; wanted a lower and a higher value")
+    checks.generator("generator", generator)
     reach = math.ceil(4 * std)
     side = size + 2 * reach  # smoothing looks that far beyond the field
     around = side + 2 * half - 1  # corners of patches that touch it
@@ -48,7 +49,7 @@ def tilt_fields(
     corners = torch.zeros(n, around**2).scatter_add_(1, place, power).reshape(n, 1, around, around)
     variance = torch.nn.functional.avg_pool2d(corners, 2 * half, stride=1) * (2 * half) ** 2  # n 1 side side
     noise = variance.sqrt() * torch.randn(n, 2, side, side, generator=generator)
-    offset = torch.arange(-reach, reach + 1, dtype=torch.float32)
+    offset = torch.arange(-reach, reach + 1)
     profile = torch.exp(-0.5 * (offset / std) ** 2)
     profile = (profile / profile.sum()).expand(2, 1, 1, -1)
     smooth = torch.nn.functional.conv2d(noise, profile, groups=2)

@@ -6,6 +6,7 @@ it first, as it would be to be shown. Kernels are B 1 h w, nonnegative, with sum
 stands.
 """
 
+from pdm.metrics.checks import Unmeasurable
 from pdm.metrics.distances import features, frechet_distance, inception_features, kernel_distance
 from pdm.metrics.image import psnr, psnr_registered, ssim
 from pdm.metrics.kernel import kernel_mse, mnc
@@ -14,6 +15,7 @@ from pdm.metrics.samples import kernel_statistics, nearest, tilt_statistics, two
 from pdm.metrics.tilt import end_point_error
 
 __all__ = [
+    "Unmeasurable",
     "end_point_error",
     "features",
     "frechet_distance",

@@ -4,7 +4,10 @@ import torch
 from piq.feature_extractors import InceptionV3
 from torch import Tensor
 
+from pdm import checks
+from pdm.metrics.checks import Unmeasurable
 from pdm.metrics.perceptual import vgg16_features
+from pdm.models.seeded import plain_torch
 
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 
@@ -13,17 +16,18 @@ IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 def features(images: Tensor, batch: int = 50) -> Tensor:
     """What VGG16 sees in each image, its last feature maps averaged over the picture: N 3 H W in [-1, 1] to N 512.
 
-    Float64, on the CPU. Images are clamped to [-1, 1] first. A Frechet distance on these is not the FID of the
-    literature, which takes the Inception network at 299 pixels and tens of thousands of images.
-    Raises: ValueError unless there are colour images of 32 pixels or more, finite.
+    Float64, on the CPU. Images may leave [-1, 1] by a hundredth, and are clamped to it. A Frechet distance on these is
+    not the FID of the literature, which takes the Inception network at 299 pixels and tens of thousands of images.
+    Raises: ValueError unless there are images in this range; Unmeasurable unless in colour, of 32 pixels or more.
     """
-    if images.ndim != 4 or images.shape[1] != 3 or min(images.shape[2:]) < 32 or len(images) < 1:
-        raise ValueError(f"images have the shape {tuple(images.shape)}; wanted N 3 H W, of 32 pixels or more")
-    if not images.isfinite().all():
-        raise ValueError("the images hold NaN or Inf; wanted finite values")
-    mean, std = (torch.tensor(v)[:, None, None] for v in (IMAGENET_MEAN, IMAGENET_STD))
-    network = vgg16_features()
-    parts = [network(((x.cpu().float().clamp(-1, 1) + 1) / 2 - mean) / std) for x in images.split(batch)]
+    checks.images("images", images, "N C H W")
+    if images.shape[1] != 3 or min(images.shape[2:]) < 32:
+        raise Unmeasurable(f"images have the shape {tuple(images.shape)}; wanted N 3 H W, of 32 pixels or more")
+    mean, std = (
+        torch.tensor(v, dtype=torch.float32, device="cpu")[:, None, None] for v in (IMAGENET_MEAN, IMAGENET_STD)
+    )
+    network, batches = vgg16_features(), images.split(checks.count("batch", batch))
+    parts = [network(((x.cpu().float().clamp(-1, 1) + 1) / 2 - mean) / std) for x in batches]
     return torch.cat([part.mean((2, 3)) for part in parts]).double()
 
 
@@ -31,16 +35,19 @@ def features(images: Tensor, batch: int = 50) -> Tensor:
 def inception_features(images: Tensor, batch: int = 50, device: torch.device | str = "cpu") -> Tensor:
     """What the Inception network of the literature's FID sees: N 3 H W in [-1, 1] to N 2048, float64, on the CPU.
 
-    By piq, which downloads the weights; images are clamped to [-1, 1] and scaled to 299 pixels. `frechet_distance` of
-    these is the FID, which wants thousands of images. Raises: ValueError for other shapes or values not finite.
+    By piq, which downloads the weights; images may leave [-1, 1] by a hundredth, are clamped to it and scaled to 299
+    pixels. `frechet_distance` of these is the FID, which needs thousands of images.
+    Raises: ValueError for another shape or range.
     """
-    if images.ndim != 4 or images.shape[1] != 3 or not images.isfinite().all():
-        raise ValueError(f"images of shape {tuple(images.shape)}; wanted N 3 H W, finite")
-    network = InceptionV3().to(device).eval()
-    parts = [network((x.to(device).float().clamp(-1, 1) + 1) / 2)[0] for x in images.split(batch)]
+    checks.images("images", images, "N 3 H W")
+    batches = images.split(checks.count("batch", batch))
+    with plain_torch():
+        network = InceptionV3().eval().to(device)
+    parts = [network((x.to(device).float().clamp(-1, 1) + 1) / 2)[0] for x in batches]
     return torch.cat([part.flatten(1).cpu() for part in parts]).double()
 
 
+@torch.no_grad()
 def frechet_distance(x: Tensor, y: Tensor) -> float:
     """Frechet distance of two Gaussians with the means and covariances of two sets of features, N d and M d.
 
@@ -57,6 +64,7 @@ def frechet_distance(x: Tensor, y: Tensor) -> float:
     return ((x.mean(0) - y.mean(0)).square().sum() + spread).item()
 
 
+@torch.no_grad()
 def kernel_distance(x: Tensor, y: Tensor, paired: bool = False) -> float:
     """KID, the unbiased squared maximum mean discrepancy for the kernel (x.y / d + 1)^3.
 
@@ -79,9 +87,9 @@ def kernel_distance(x: Tensor, y: Tensor, paired: bool = False) -> float:
 
 
 def _check_features(x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
-    for v in (x, y):
-        if v.ndim != 2 or len(v) < 2 or not v.isfinite().all():
-            raise ValueError(f"features have the shape {tuple(v.shape)}; wanted N d, N 2 or more, finite")
+    for name, v in (("x", x), ("y", y)):
+        if len(checks.tensor(name, v, "N d")) < 2:
+            raise ValueError(f"{name} are features of shape {tuple(v.shape)}; wanted N d, N 2 or more")
     if x.shape[1] != y.shape[1]:
-        raise ValueError(f"features of {x.shape[1]} and of {y.shape[1]} dimensions; wanted one number")
-    return x.double(), y.double()
+        raise ValueError(f"x and y are features of {x.shape[1]} and of {y.shape[1]} dimensions; wanted one number")
+    return x.cpu().double(), y.cpu().double()

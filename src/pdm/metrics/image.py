@@ -1,9 +1,4 @@
-"""How far an estimate lies from the truth: PSNR, SSIM and LPIPS for images, MSE and MNC for kernels.
-
-Metrics measure and never guide: no gradient flows through them, and each returns one value per sample, on
-the CPU. Images are B C H W in [-1, 1]; an estimate that leaves this range is clamped to it first, as it would
-be to be shown. Kernels are B 1 h w, nonnegative, with sum 1; an estimated kernel is taken as it stands.
-"""
+"""How far an image lies from the truth: PSNR and SSIM."""
 
 import itertools
 
@@ -11,7 +6,8 @@ import piq
 import torch
 from torch import Tensor
 
-from pdm.metrics.checks import _check_images
+from pdm import checks
+from pdm.metrics.checks import Unmeasurable, images
 
 
 @torch.no_grad()
@@ -22,7 +18,7 @@ def psnr(estimate: Tensor, truth: Tensor) -> Tensor:
     higher is better, and equal images give infinity. The same number as on the [0, 1] scale with peak 1.
     Raises `ValueError` on a wrong shape, dtype or range, and on NaN or Inf. Source: Tables 1 and 3.
     """
-    estimate, truth = (image.cpu().double() for image in _check_images(estimate, truth))
+    estimate, truth = (v.cpu().double() for v in images(estimate, truth))
     mse = (estimate - truth).square().flatten(1).mean(1)
     return 10 * torch.log10(2.0**2 / mse)
 
@@ -36,9 +32,10 @@ def psnr_registered(estimate: Tensor, truth: Tensor, reach: int = 8) -> Tensor:
     each. Raises `ValueError` as `psnr` does, and where the rim leaves nothing. So are images compared in Levin et al.,
     "Understanding and Evaluating Blind Deconvolution Algorithms", CVPR 2009.
     """
-    estimate, truth = _check_images(estimate, truth)
-    if not 0 <= 2 * reach < min(truth.shape[2:]):
-        raise ValueError(f"reach is {reach}; wanted 0 or more, and less than half of {tuple(truth.shape[2:])}")
+    estimate, truth = images(estimate, truth)
+    reach = checks.count("reach", reach, 0)
+    if 2 * reach >= min(truth.shape[2:]):
+        raise Unmeasurable(f"reach is {reach}; wanted 0 or more, and less than half of {tuple(truth.shape[2:])}")
     height, width = (n - 2 * reach for n in truth.shape[2:])
     inner = truth[..., reach : reach + height, reach : reach + width]
     shifts = itertools.product(range(2 * reach + 1), repeat=2)
@@ -56,11 +53,5 @@ def ssim(estimate: Tensor, truth: Tensor) -> Tensor:
     without `use_sample_covariance`. Raises `ValueError` on a wrong shape, dtype or range, and on NaN or Inf.
     Source: Wang et al., IEEE Transactions on Image Processing 13, 2004.
     """
-    estimate, truth = (image.cpu().float() for image in _check_images(estimate, truth, least=11))
+    estimate, truth = (v.cpu().float() for v in images(estimate, truth, least=11))
     return piq.ssim((estimate + 1) / 2, (truth + 1) / 2, data_range=1.0, reduction="none", downsample=False)
-
-
-# ---- the ImageNet weights under LPIPS ----
-
-
-# ---- errors at the door ----

@@ -3,7 +3,8 @@
 import torch
 from torch import Tensor
 
-from pdm.metrics.checks import _check_one_shape, _check_pair
+from pdm import checks
+from pdm.metrics.checks import Unmeasurable, one_shape
 
 
 @torch.no_grad()
@@ -14,8 +15,8 @@ def kernel_mse(estimate: Tensor, truth: Tensor) -> Tensor:
     blind method may shift its kernel and shift its image back; such a shift counts here, and not in `mnc`.
     Raises `ValueError` on a wrong shape, dtype, range or sum, and on NaN or Inf. Source: Table 2.
     """
-    estimate, truth = _check_kernels(estimate, truth)
-    _check_one_shape(estimate, truth)
+    estimate, truth = _on_cpu(estimate, truth)
+    one_shape(estimate, truth)
     return (estimate - truth).square().flatten(1).mean(1)
 
 
@@ -29,10 +30,10 @@ def mnc(estimate: Tensor, truth: Tensor) -> Tensor:
     whatever its scale and place. Raises `ValueError` on a wrong shape, dtype, range or sum, on NaN or Inf,
     and on an estimate that is zero. Source: Hu and Yang, Good Regions to Deblur, ECCV 2012; Table 2.
     """
-    estimate, truth = _check_kernels(estimate, truth)
+    estimate, truth = _on_cpu(estimate, truth)
     peak = estimate.abs().amax((1, 2, 3), keepdim=True)
     if (peak == 0).any():
-        raise ValueError("an estimated kernel is zero everywhere; wanted one with a norm > 0")
+        raise Unmeasurable("an estimated kernel is zero everywhere; wanted one with a norm > 0")
     estimate = estimate / peak  # so that no square under- or overflows
     size = [n + m - 1 for n, m in zip(estimate.shape[2:], truth.shape[2:], strict=True)]  # no wrap-around
     spectrum = torch.fft.rfft2(truth, s=size).conj() * torch.fft.rfft2(estimate, s=size)
@@ -41,14 +42,9 @@ def mnc(estimate: Tensor, truth: Tensor) -> Tensor:
     return (correlation.flatten(1).amax(1) / norms).clamp(max=1)  # Cauchy-Schwarz holds up to rounding
 
 
-def _check_kernels(estimate: Tensor, truth: Tensor) -> tuple[Tensor, Tensor]:
+def _on_cpu(estimate: Tensor, truth: Tensor) -> tuple[Tensor, Tensor]:
     """Both kernels on the CPU in float64; the truth must be a kernel, and the estimate is what it is."""
-    _check_pair(estimate, truth)
-    if estimate.shape[0] != truth.shape[0] or estimate.shape[1] != 1 or truth.shape[1] != 1:
-        came = f"estimate {tuple(estimate.shape)} and truth {tuple(truth.shape)}"
-        raise ValueError(f"{came} are no pair of kernels; wanted B 1 h w with one B")
-    estimate, truth = estimate.cpu().double(), truth.cpu().double()
-    least, sums = truth.min(), truth.flatten(1).sum(1)
-    if least < 0 or (sums - 1).abs().max() > 1e-3:
-        raise ValueError(f"truth has minimum {least:.4g} and sums {sums.tolist()}; wanted >= 0 and sum 1")
-    return estimate, truth
+    checks.tensor("estimate", estimate, "B 1 h w"), checks.kernels("truth", truth)
+    if len(estimate) != len(truth):
+        raise ValueError(f"{len(estimate)} kernels in estimate and {len(truth)} in truth; wanted pairs")
+    return estimate.cpu().double(), truth.cpu().double()

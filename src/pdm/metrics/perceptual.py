@@ -16,7 +16,9 @@ from lpips import LPIPS
 from torch import Tensor, nn
 from torchvision.models import AlexNet_Weights, VGG16_Weights, WeightsEnum, alexnet, vgg16
 
-from pdm.metrics.checks import _check_images
+from pdm import checks
+from pdm.metrics.checks import Unmeasurable, images
+from pdm.models.seeded import plain_torch
 
 
 @torch.no_grad()
@@ -30,16 +32,16 @@ def lpips(estimate: Tensor, truth: Tensor, net: str = "alex") -> Tensor:
     `ValueError` on an unknown net, a wrong shape, dtype or range, and on NaN or Inf; `RuntimeError` where the
     weights are in none of the three places. Source: Zhang et al., CVPR 2018; Table 1.
     """
-    if net not in _BACKBONES:
-        raise ValueError(f"net is {net!r}; wanted one of {', '.join(map(repr, _BACKBONES))}")
-    estimate, truth = _check_images(estimate, truth, least=_BACKBONES[net].least)
+    checks.choice("net", net, list(_BACKBONES))
+    estimate, truth = images(estimate, truth, least=_BACKBONES[net].least)
     if truth.shape[1] not in (1, 3):
-        raise ValueError(f"the images have {truth.shape[1]} channels; LPIPS takes 1 or 3")
+        raise Unmeasurable(f"the images have {truth.shape[1]} channels; LPIPS takes 1 or 3")
     estimate, truth = (v.to(estimate.device, torch.float32).expand(-1, 3, -1, -1) for v in (estimate, truth))
     return _lpips_module(net, estimate.device)(estimate, truth).flatten().cpu()  # B 1 1 1 -> B
 
 
 @lru_cache(maxsize=1)
+@plain_torch()  # kept weights must not be bound to the mode of the first call
 def vgg16_features() -> nn.Sequential:
     """The convolutional part of torchvision's VGG16 with its ImageNet weights, frozen, on the CPU.
 
@@ -81,6 +83,7 @@ _BACKBONES = {
 
 
 @lru_cache(maxsize=4)
+@plain_torch()
 def _lpips_module(net: str, device: torch.device) -> LPIPS:
     """The LPIPS network, frozen: linear weights from the package, backbone from `_backbone_weights`."""
     weights = _backbone_weights(net)

@@ -8,7 +8,10 @@ import torch.nn.functional as F
 from scipy.stats import ks_2samp
 from torch import Tensor
 
+from pdm import checks
 
+
+@torch.no_grad()
 def nearest(samples: Tensor, train: Tensor, test: Tensor) -> dict[str, float]:
     """Whether samples of a prior are copies of what it was trained on, by their nearest images: N C H W each.
 
@@ -23,7 +26,8 @@ def nearest(samples: Tensor, train: Tensor, test: Tensor) -> dict[str, float]:
     """
     sets = {"samples": samples, "train": train, "test": test}
     for name, images in sets.items():
-        if images.ndim != 4 or images.shape[1:] != samples.shape[1:] or len(images) < (2 if name == "train" else 1):
+        checks.tensor(name, images, "N C H W", least=2)
+        if images.shape[1:] != samples.shape[1:] or len(images) < (2 if name == "train" else 1):
             raise ValueError(f"{name} have the shape {tuple(images.shape)}; wanted N {tuple(samples.shape[1:])}")
     small = {name: F.avg_pool2d(images.float(), 2) for name, images in sets.items()}
 
@@ -43,6 +47,7 @@ def nearest(samples: Tensor, train: Tensor, test: Tensor) -> dict[str, float]:
     return row
 
 
+@torch.no_grad()
 def kernel_statistics(kernels: Tensor) -> pd.DataFrame:
     """Figures that a kernel can be told by: N 1 h w, nonnegative, taken to sum 1; a row each.
 
@@ -50,17 +55,12 @@ def kernel_statistics(kernels: Tensor) -> pd.DataFrame:
     in pixels; `total_variation`; `peak`: the largest value; `fine_power`: the share of the power spectrum, its mean
     left out, above half the Nyquist frequency. Raises: ValueError for kernels that are negative or nowhere above 0.
     """
-    if (
-        kernels.ndim != 4
-        or kernels.shape[1] != 1
-        or not (kernels >= 0).all()
-        or not (kernels.amax((1, 2, 3)) > 0).all()
-    ):
-        raise ValueError(f"kernels of shape {tuple(kernels.shape)}; wanted N 1 h w, nonnegative and not all 0")
-    k = kernels[:, 0].double()
+    if not (checks.tensor("kernels", kernels, "N 1 h w") >= 0).all() or not (kernels.amax((1, 2, 3)) > 0).all():
+        raise ValueError("kernels are negative or 0 everywhere; wanted N 1 h w, nonnegative and not all 0")
+    k = kernels[:, 0].cpu().double()
     k = k / k.sum((1, 2), keepdim=True)
     places = [
-        torch.arange(n, dtype=torch.float64).reshape(shape)
+        torch.arange(n, dtype=torch.float64, device="cpu").reshape(shape)
         for n, shape in zip(k.shape[1:], ((-1, 1), (1, -1)), strict=True)
     ]
     variance = sum((k * p**2).sum((1, 2)) - (k * p).sum((1, 2)) ** 2 for p in places)
@@ -74,6 +74,7 @@ def kernel_statistics(kernels: Tensor) -> pd.DataFrame:
     return _frame(rows)
 
 
+@torch.no_grad()
 def tilt_statistics(fields: Tensor) -> pd.DataFrame:
     """Figures that a tilt field can be told by: N 2 h w in pixels; a row each.
 
@@ -81,12 +82,10 @@ def tilt_statistics(fields: Tensor) -> pd.DataFrame:
     as a Gaussian from what it is at one pixel; `total_variation`, a pixel; `largest` displacement along an axis;
     `fine_power`: as for kernels. Raises: ValueError for another shape.
     """
-    if fields.ndim != 4 or fields.shape[1] != 2:
-        raise ValueError(f"fields have the shape {tuple(fields.shape)}; wanted N 2 h w")
-    f = fields.double()
+    f = checks.tensor("fields", fields, "N 2 h w", least=2).cpu().double()
     power = f.square().mean((1, 2, 3))
     pairs = ((f[..., 1:], f[..., :-1]), (f[..., 1:, :], f[..., :-1, :]))
-    correlation = sum((a * b).mean((1, 2, 3)) for a, b in pairs) / 2 / power
+    correlation = sum((a * b).mean((1, 2, 3)) for a, b in pairs) / 2 / power.clamp(min=1e-300)
     rows = {
         "rms": power.sqrt(),
         "correlation_length": (-1 / correlation.clamp(1e-3, 1 - 1e-6).log()).sqrt(),
@@ -121,7 +120,7 @@ def _total_variation(x: Tensor) -> Tensor:
 def _fine_power(x: Tensor) -> Tensor:
     """N h w to N: the share of the power, the mean left out, at frequencies above half of Nyquist's on an axis."""
     power = torch.fft.fft2(x - x.mean((1, 2), keepdim=True)).abs().square()
-    rows, columns = (torch.fft.fftfreq(n, dtype=torch.float64).abs() for n in x.shape[1:])
+    rows, columns = (torch.fft.fftfreq(n, dtype=torch.float64, device="cpu").abs() for n in x.shape[1:])
     fine = torch.maximum(rows[:, None], columns[None]) > 0.25
     return (power * fine).sum((1, 2)) / power.sum((1, 2)).clamp(min=1e-300)
 

@@ -4,15 +4,18 @@ import hashlib
 import json
 import os
 import pickle
+import re
 from pathlib import Path
 
 import safetensors.torch
 import torch
 from torch import Tensor, nn
 
+from pdm import checks
 from pdm.models.prior import NetworkPrior, Velocity
 from pdm.models.unet import UNet, UNetConfig
-from pdm.paths import PRIORS
+from pdm.paths import PRIORS, write_whole
+from pdm.schedule import Schedule
 
 
 def read_weights(path: str | Path) -> dict[str, Tensor]:
@@ -41,7 +44,7 @@ def load_adm(path: str | Path, config: UNetConfig) -> UNet:
 
     Raises: FileNotFoundError, or ValueError which names what is missing, unexpected or of another shape.
     """
-    net, weights = UNet(config), read_weights(path)
+    net, weights = UNet(config, "meta"), read_weights(path)
     wanted = {name: tuple(v.shape) for name, v in net.state_dict().items()}
     found = {name: tuple(v.shape) for name, v in weights.items()}
     if wanted != found:
@@ -53,13 +56,14 @@ def load_adm(path: str | Path, config: UNetConfig) -> UNet:
     for name, value in weights.items():
         if not value.is_floating_point() or not value.isfinite().all():
             raise ValueError(f"{name} in {path} is {value.dtype} or holds NaN; wanted finite floating-point weights")
-    net.load_state_dict(weights, strict=True)
+    with torch.inference_mode(False):  # for weights made in it could not be differentiated through
+        net.load_state_dict({n: v.to(torch.float32, copy=True) for n, v in weights.items()}, assign=True)
     return net
 
 
 def best_device() -> torch.device:
-    """A CUDA device where there is one, else the CPU."""
-    return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    """A CUDA device where there is one, else Apple's MPS, else the CPU."""
+    return torch.device("cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu")
 
 
 def best_precision(device: torch.device | str = "cpu") -> torch.dtype:
@@ -71,10 +75,13 @@ def best_precision(device: torch.device | str = "cpu") -> torch.dtype:
     if wanted := os.environ.get("PDM_PRECISION"):
         if wanted not in ("float32", "bfloat16"):
             raise ValueError(f"PDM_PRECISION is {wanted!r}; wanted float32 or bfloat16")
-        return getattr(torch, wanted)
-    if torch.device(device).type == "cuda":
-        return torch.bfloat16 if torch.cuda.is_bf16_supported(including_emulation=False) else torch.float32
-    fast = torch.cpu._is_amx_tile_supported() or torch.cpu._is_avx512_bf16_supported()
+        return torch.float32 if wanted == "float32" else torch.bfloat16
+    kind, fast = torch.device(device).type, False
+    if kind == "cuda":
+        fast = torch.cuda.is_bf16_supported(including_emulation=False)
+    elif kind == "cpu":  # by private functions, which another torch may lack: it gets float32
+        asked = [getattr(torch.cpu, name, None) for name in ("_is_amx_tile_supported", "_is_avx512_bf16_supported")]
+        fast = any(ask() for ask in asked if ask is not None)
     return torch.bfloat16 if fast else torch.float32
 
 
@@ -85,27 +92,27 @@ def save_prior(
 
     Each file is written beside and renamed, the card last, so that a card never speaks of missing weights.
     """
-    folder = Path(folder)
+    folder = checks.path("folder", folder)
+    if folder.exists() and not folder.is_dir():
+        raise ValueError(f"folder {folder} is a file; wanted a folder")
     folder.mkdir(parents=True, exist_ok=True)
     weights = {k: v.detach().to(dtype).contiguous() for k, v in network.state_dict().items()}
     data = safetensors.torch.save(weights)
     card = {"name": name, "sha256": hashlib.sha256(data).hexdigest(), "network": network.config.as_dict()} | card
     text = json.dumps(card, indent=1) + "\n"
-    for file, content in ((f"{name}.safetensors", data), (f"{name}.json", text.encode())):
-        beside = folder / f".{file}.part"
-        beside.write_bytes(content)
-        os.replace(beside, folder / file)
+    write_whole(folder / f"{name}.safetensors", data)
+    write_whole(folder / f"{name}.json", text)
     return folder / f"{name}.safetensors"
 
 
 def prior_card(name: str, folder: str | Path = PRIORS) -> dict:
     """The card of a committed prior. Raises: ValueError, which lists the priors there are, for another name."""
-    path = Path(folder) / f"{name}.json"
+    path = checks.path("folder", folder) / f"{name}.json"
     if not path.is_file():
         known = sorted(p.stem for p in Path(folder).glob("*.json"))
         raise ValueError(f"no prior is called {name!r}; there are {', '.join(known) or 'none'}")
     try:
-        card = json.loads(path.read_text())
+        card = json.loads(path.read_text(encoding="utf-8"))
     except json.JSONDecodeError as error:
         raise ValueError(f"{path} is no JSON card: {error}") from error
     if missing := {"sha256", "network"} - set(card):
@@ -145,11 +152,21 @@ def load_prior(
             raise ValueError(
                 f"prior {name!r} has no class {label!r}; it has {', '.join(card.get('labels', [])) or 'none'}"
             )
-        label = card["labels"].index(label)
-    network = load_adm(path, UNetConfig(**card["network"])).to(device)
+        label = int(card["labels"].index(label))
+    network = load_adm(path, UNetConfig(**card["network"]))
     velocity = Velocity(**card["velocity"]) if card.get("velocity") else None
     precision = precision_for(card, device) if precision is None else precision
-    for layer in network.modules():
-        if isinstance(layer, (nn.Linear, nn.Conv1d, nn.Conv2d)):
-            layer.to(precision)  # once, and not in every step, as autocast would
-    return NetworkPrior(network, label, precision, velocity)
+    with torch.inference_mode(False):
+        for layer in network.to(device).modules():
+            if isinstance(layer, (nn.Linear, nn.Conv1d, nn.Conv2d)):
+                layer.to(precision)  # once, and not in every step, as autocast would
+    return NetworkPrior(network, label, precision, velocity, _schedule(card))
+
+
+def _schedule(card: dict) -> Schedule:
+    """The schedule that a card names, by default the linear one of 1,000 steps."""
+    text = card.get("schedule", "linear, 1000 steps")
+    match = re.fullmatch(r"(linear|cosine), (\d+) steps", str(text))
+    if match is None:
+        raise ValueError(f"the card's schedule is {text!r}; wanted 'linear, N steps' or 'cosine, N steps'")
+    return (Schedule.linear if match[1] == "linear" else Schedule.cosine)(int(match[2]))

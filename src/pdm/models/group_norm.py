@@ -1,8 +1,11 @@
 """Group norm that is fast where torch's is slow: bfloat16, channels last, on the CPU."""
 
+from typing import Any
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.autograd.function import once_differentiable
 
 
 class Normalised(torch.autograd.Function):
@@ -11,11 +14,11 @@ class Normalised(torch.autograd.Function):
     `apply(x, gain, offset, groups, eps)` takes x, B C H W, and a gain and offset of each sample's channels, B C. What
     has the size of x, and sums of 16 pixels, are in the precision of x; sums of those in float32. The variance is a
     difference of two means, so that digits are lost where a group's mean is many of its standard deviations.
-    Source: Wu and He, "Group Normalization" (2018).
+    A second derivative is refused with a RuntimeError. Source: Wu and He, "Group Normalization" (2018).
     """
 
     @staticmethod
-    def forward(ctx, x: Tensor, gain: Tensor, offset: Tensor, groups: int, eps: float) -> Tensor:
+    def forward(ctx: Any, x: Tensor, gain: Tensor, offset: Tensor, groups: int, eps: float) -> Tensor:
         count = x[0].numel() // groups
         mean = _over_groups(_sum(x), groups) / count  # B C
         variance = _over_groups(_sum(x * x), groups) / count - mean.square()
@@ -26,7 +29,8 @@ class Normalised(torch.autograd.Function):
         return torch.addcmul(_like(offset - mean * factor, x), x, _like(factor, x))
 
     @staticmethod
-    def backward(ctx, dy: Tensor):
+    @once_differentiable
+    def backward(ctx: Any, dy: Tensor) -> tuple[Tensor | None, ...]:
         x, gain, mean, rate = ctx.saved_tensors
         count = x[0].numel() // ctx.groups
         d_offset = _sum(dy)
@@ -52,12 +56,12 @@ class GroupNorm(nn.GroupNorm):
     def forward(self, x: Tensor, scale: Tensor | None = None, shift: Tensor | None = None) -> Tensor:
         if not (self.fast and _is_slow_in_torch(x)):
             y = self._by_torch(x)
-            if scale is None:
+            if scale is None or shift is None:
                 return y
             scale, shift = (v.reshape(*v.shape, *[1] * (x.dim() - 2)) for v in (scale, shift))
             return y * (1 + scale) + shift
         gain, offset = self.weight.expand(len(x), -1), self.bias.expand(len(x), -1)
-        if scale is not None:
+        if scale is not None and shift is not None:
             gain, offset = gain * (1 + scale.float()), offset * (1 + scale.float()) + shift.float()
         return Normalised.apply(x, gain, offset, self.num_groups, self.eps)
 

@@ -1,6 +1,5 @@
-"""Priors: whatever predicts the noise in x_t. Networks with their committed weights, and priors known exactly."""
+"""Priors: whatever estimates x0 from x_t. Here networks; `models.analytic` has those that are known exactly."""
 
-import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import NamedTuple
@@ -8,19 +7,27 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from pdm import checks
 from pdm.models.unet import UNet
-from pdm.schedule import Schedule
+from pdm.schedule import Schedule, rounded
 
 
 class Prediction(NamedTuple):
-    """What a prior says of x_t: its noise, and, if it learned one, where between its bounds the variance lies."""
+    """What a prior makes of x_t: E[x0 | x_t], and, if it learned one, where between its bounds the variance lies.
 
-    noise: Tensor
+    `Schedule.noise_from` and `Schedule.score_from` derive the noise and the score from x0.
+    """
+
+    x0: Tensor
     variance: Tensor | None = None
 
 
 Prior = Callable[[Tensor, int], Prediction]
-"""prior(x, t): x is B C *S at time step t (one for the whole batch); the noise has the shape of x."""
+"""prior(x, t): x is B *S at time step t (one for the whole batch), and so is x0.
+
+Its attribute `schedule` is the process that it is made for; the sampler asks for it. A function without one is taken
+at its word.
+"""
 
 
 @dataclass(frozen=True)
@@ -39,31 +46,30 @@ class Velocity:
     mean: float
     std: float
 
-    def __post_init__(self):
-        if not (math.isfinite(self.mean) and math.isfinite(self.std) and self.std > 0):
-            raise ValueError(f"mean and std are {self.mean}, {self.std}; wanted finite numbers, std above 0")
+    def __post_init__(self) -> None:
+        checks.number("mean", self.mean), checks.number("std", self.std, above=0)
 
     def input(self, schedule: Schedule, x: Tensor, t: int | Tensor) -> Tensor:
         """u, what the network sees of x_t: of mean 0 and variance 1 at every time step."""
         alpha_bar = schedule.alpha_bar_at(t, x)
         spread = (alpha_bar * self.std**2 + 1 - alpha_bar).sqrt()
-        return (x - (alpha_bar.sqrt() * self.mean).to(x.dtype)) / spread.to(x.dtype)
+        return (x - rounded(alpha_bar.sqrt() * self.mean, x)) / rounded(spread, x)
 
     def target(self, schedule: Schedule, x0: Tensor, noise: Tensor, t: int | Tensor) -> Tensor:
         """v, what the network learns to predict: of variance 1 at every time step."""
-        cos, sin = self._rotation(schedule, x0, t)
+        cos, sin = self._rotation(schedule, x0, noise, t)
         return cos * (x0 - self.mean) / self.std - sin * noise
 
     def noise(self, schedule: Schedule, u: Tensor, v: Tensor, t: int | Tensor) -> Tensor:
         """The noise that a predicted velocity stands for."""
-        cos, sin = self._rotation(schedule, u, t)
+        cos, sin = self._rotation(schedule, u, v, t)
         return cos * u - sin * v
 
-    def _rotation(self, schedule: Schedule, like: Tensor, t: int | Tensor) -> tuple[Tensor, Tensor]:
-        alpha_bar = schedule.alpha_bar_at(t, like)
+    def _rotation(self, schedule: Schedule, like: Tensor, other: Tensor, t: int | Tensor) -> tuple[Tensor, Tensor]:
+        alpha_bar = schedule._alike(like, other, t)
         signal, noise = alpha_bar.sqrt() * self.std, (1 - alpha_bar).sqrt()
         length = (signal**2 + noise**2).sqrt()
-        return (noise / length).to(like.dtype), (signal / length).to(like.dtype)
+        return rounded(noise / length, like), rounded(signal / length, like)
 
 
 class NetworkPrior:
@@ -71,9 +77,9 @@ class NetworkPrior:
 
     `label` is the class of every sample, or B of them; a network with classes takes the last class, which stands
     for "any", when it is None. `precision` is what convolutions and products are computed in.
-    `velocity` tells how to read a network that was trained on velocities of the linear schedule; without it, as with
-    the released checkpoints, the network predicts noise. Twice as many output channels as inputs mean that the
-    second half predicts the variance.
+    `velocity` tells how to read a network that was trained on velocities; without it, as with the released checkpoints,
+    the network predicts noise. Twice as many output channels as inputs mean that the second half predicts the variance.
+    `schedule` is the process that the network was trained on, by default the linear one of 1,000 steps.
     Raises: ValueError for a label that the network does not know, or other numbers of channels.
     """
 
@@ -83,24 +89,37 @@ class NetworkPrior:
         label: int | Tensor | None = None,
         precision: torch.dtype = torch.float32,
         velocity: Velocity | None = None,
-    ):
+        schedule: Schedule | None = None,
+    ) -> None:
         config = network.config
         if config.out_channels not in (config.in_channels, 2 * config.in_channels):
             wanted = f"{config.in_channels} or {2 * config.in_channels}"
             raise ValueError(f"the network has {config.out_channels} outputs; wanted {wanted}")
         if config.num_classes is None and label is not None:
             raise ValueError(f"label {label} was given to a network without classes")
+        self.label: Tensor | None = None
         if config.num_classes is not None:
+            wanted = f"wanted whole numbers from 0 to {config.num_classes - 1}"
             if isinstance(label, str):
-                raise ValueError(f"label is {label!r}; wanted whole numbers from 0 to {config.num_classes - 1}")
-            label = torch.as_tensor(config.num_classes - 1 if label is None else label)
-            if label.is_floating_point() or label.dim() > 1 or ((label < 0) | (label >= config.num_classes)).any():
-                raise ValueError(f"label is {label.tolist()}; wanted whole numbers from 0 to {config.num_classes - 1}")
+                raise ValueError(f"label is {label!r}; {wanted}")
+            classes = torch.as_tensor(config.num_classes - 1 if label is None else label, device="cpu")
+            if (
+                classes.is_floating_point()
+                or classes.dim() > 1
+                or ((classes < 0) | (classes >= config.num_classes)).any()
+            ):
+                raise ValueError(f"label is {classes.tolist()}; {wanted}")
+            self.label = classes
         on_cpu = next(network.parameters()).device.type == "cpu"  # a GPU's group norm would copy to and fro
         layout = torch.channels_last if config.dims == 2 and on_cpu else torch.contiguous_format
-        self.network = network.eval().requires_grad_(False).to(memory_format=layout)
-        self.label, self.precision, self.layout, self.velocity = label, precision, layout, velocity
-        self.schedule = Schedule.linear()
+        with torch.inference_mode(False):
+            if any(p.is_inference() for p in network.parameters()):
+                network.load_state_dict(
+                    {n: checks.for_autograd(v) for n, v in network.state_dict().items()}, assign=True
+                )
+            self.network = network.eval().requires_grad_(False).to(memory_format=layout)
+        self.precision, self.layout, self.velocity = precision, layout, velocity
+        self.schedule = schedule or Schedule.linear()
 
     @property
     def shape(self) -> tuple[int, ...]:
@@ -110,17 +129,24 @@ class NetworkPrior:
 
     def with_label(self, label: int | Tensor | None) -> "NetworkPrior":
         """The same network, conditioned on another class."""
-        return NetworkPrior(self.network, label, self.precision, self.velocity)
+        return NetworkPrior(self.network, label, self.precision, self.velocity, self.schedule)
 
-    def __call__(self, x: Tensor, t: int) -> Prediction:
-        self.schedule.alpha_bar_at(t, x)  # refuses a time step that there is not
+    def predict(self, x: Tensor, t: int) -> tuple[Tensor, Tensor | None]:
+        """The noise in x_t, B C *S, as the network tells it, and its variance, if it predicts one."""
+        checks.tensor("x", x, "B C H W" if self.network.config.dims == 2 else "B C L", finite=False)
+        self.schedule.alpha_bar_at(t, x)  # refuses a time step that does not exist
         if self.label is not None and self.label.numel() not in (1, len(x)):
             raise ValueError(f"{self.label.numel()} labels for {len(x)} samples; wanted one, or one each")
         times = torch.full((len(x),), t, device=x.device)
         label = None if self.label is None else self.label.to(x.device).expand(len(x))
         seen = x if self.velocity is None else self.velocity.input(self.schedule, x, t)
+        dtype = next(self.network.out.parameters()).dtype  # float32, or what the user made of it
         with torch.autocast(x.device.type, self.precision, enabled=self.precision != torch.float32):
-            out = self.network(seen.contiguous(memory_format=self.layout), times, label).to(x.dtype)
+            out = self.network(seen.to(dtype).contiguous(memory_format=self.layout), times, label).to(x.dtype)
         out, *variance = out.split(x.shape[1], dim=1)
         noise = out if self.velocity is None else self.velocity.noise(self.schedule, seen, out, t)
-        return Prediction(noise, *variance)
+        return noise, variance[0] if variance else None
+
+    def __call__(self, x: Tensor, t: int) -> Prediction:
+        noise, variance = self.predict(x, t)
+        return Prediction(self.schedule.tweedie(x, noise, t), variance)

@@ -12,6 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from pdm import checks
 from pdm.models.group_norm import GroupNorm
 
 NORM_GROUPS = 32
@@ -38,7 +39,7 @@ class UNetConfig:
     patch: int = 1
     dims: int = 2
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         object.__setattr__(self, "channel_mult", tuple(self.channel_mult))
         if self.dims not in (1, 2):
             raise ValueError(f"dims is {self.dims}; the network is built in 1 or 2 dimensions")
@@ -64,11 +65,21 @@ class UNetConfig:
 
 def _norm(channels: int) -> GroupNorm:
     """Group norm in ADM's 32 groups, or as many of them as divide a width that is no multiple of 32."""
-    return GroupNorm(math.gcd(NORM_GROUPS, channels), channels)
+    return GroupNorm(math.gcd(NORM_GROUPS, channels), channels, dtype=torch.float32)
 
 
-def _conv(dims: int, *args, **kwargs) -> nn.Module:
-    return (nn.Conv1d if dims == 1 else nn.Conv2d)(*args, **kwargs)
+def _silent(layer: nn.Module) -> None:
+    """Zero weights and bias."""
+    for parameter in layer.parameters():
+        nn.init.zeros_(parameter)
+
+
+def _conv(dims: int, channels: int, out: int, size: int, padding: int = 0) -> nn.Conv1d | nn.Conv2d:
+    return (nn.Conv1d if dims == 1 else nn.Conv2d)(channels, out, size, padding=padding, dtype=torch.float32)
+
+
+def _linear(channels: int, out: int) -> nn.Linear:
+    return nn.Linear(channels, out, dtype=torch.float32)  # whatever torch's default dtype is, as all layers
 
 
 def fold_patches(x: Tensor, patch: int) -> Tensor:
@@ -101,19 +112,20 @@ def timestep_embedding(t: Tensor, channels: int) -> Tensor:
 class ResBlock(nn.Module):
     """Two convolutions around a scale-and-shift by the time embedding; optionally halves or doubles the side."""
 
-    def __init__(self, dims: int, channels: int, out_channels: int, embedding: int, resample: str | None = None):
+    def __init__(
+        self, dims: int, channels: int, out_channels: int, embedding: int, resample: str | None = None
+    ) -> None:
         super().__init__()
         self.dims, self.resample = dims, {None: None, "down": self._down, "up": self._up}[resample]
         self.in_layers = nn.Sequential(_norm(channels), nn.SiLU(), _conv(dims, channels, out_channels, 3, padding=1))
-        self.emb_layers = nn.Sequential(nn.SiLU(), nn.Linear(embedding, 2 * out_channels))
+        self.emb_layers = nn.Sequential(nn.SiLU(), _linear(embedding, 2 * out_channels))
         self.out_layers = nn.Sequential(  # the third is ADM's dropout, kept so that the fourth has its number
             _norm(out_channels),
             nn.SiLU(),
             nn.Identity(),
             _conv(dims, out_channels, out_channels, 3, padding=1),
         )
-        nn.init.zeros_(self.out_layers[3].weight)
-        nn.init.zeros_(self.out_layers[3].bias)
+        _silent(self.out_layers[3])
         same = channels == out_channels
         self.skip_connection = nn.Identity() if same else _conv(dims, channels, out_channels, 1)
 
@@ -138,16 +150,15 @@ class ResBlock(nn.Module):
 class AttentionBlock(nn.Module):
     """Self-attention over all positions; heads are split before queries, keys and values (ADM's legacy order)."""
 
-    def __init__(self, channels: int, head_channels: int):
+    def __init__(self, channels: int, head_channels: int) -> None:
         super().__init__()
         if channels % head_channels and channels > head_channels:
             raise ValueError(f"{head_channels} channels a head do not divide the attention's {channels} channels")
         self.heads = max(1, channels // head_channels)
         self.norm = _norm(channels)
-        self.qkv = nn.Conv1d(channels, 3 * channels, 1)
-        self.proj_out = nn.Conv1d(channels, channels, 1)
-        nn.init.zeros_(self.proj_out.weight)
-        nn.init.zeros_(self.proj_out.bias)
+        self.qkv = _conv(1, channels, 3 * channels, 1)
+        self.proj_out = _conv(1, channels, channels, 1)
+        _silent(self.proj_out)
 
     def forward(self, x: Tensor) -> Tensor:
         b, c = x.shape[:2]
@@ -160,23 +171,30 @@ class AttentionBlock(nn.Module):
 class Stage(nn.Sequential):
     """Layers in a row, of which the residual blocks take the time embedding too."""
 
-    def forward(self, x: Tensor, emb: Tensor) -> Tensor:
+    def forward(self, x: Tensor, emb: Tensor) -> Tensor:  # type: ignore[override]
         for layer in self:
             x = layer(x, emb) if isinstance(layer, ResBlock) else layer(x)
         return x
 
 
 class UNet(nn.Module):
-    """The ADM U-Net; `forward(x, t, y)` maps a noisy signal and its time step to `out_channels` channels."""
+    """The ADM U-Net; `forward(x, t, y)` maps a noisy signal and its time step to `out_channels` channels.
 
-    def __init__(self, config: UNetConfig):
+    Its weights are float32 on `device`, whatever torch's defaults are.
+    """
+
+    def __init__(self, config: UNetConfig, device: torch.device | str = "cpu") -> None:
         super().__init__()
         self.config = config
+        with torch.device(device):
+            self._build(config)
+
+    def _build(self, config: UNetConfig) -> None:
         dims, width, fold = config.dims, config.model_channels, config.patch**config.dims
         embedding = 4 * width
-        self.time_embed = nn.Sequential(nn.Linear(width, embedding), nn.SiLU(), nn.Linear(embedding, embedding))
+        self.time_embed = nn.Sequential(_linear(width, embedding), nn.SiLU(), _linear(embedding, embedding))
         if config.num_classes is not None:
-            self.label_emb = nn.Embedding(config.num_classes, embedding)
+            self.label_emb = nn.Embedding(config.num_classes, embedding, dtype=torch.float32)
 
         def stage(channels: int, out: int, side: int, resample: str | None = None) -> list[nn.Module]:
             layers: list[nn.Module] = [ResBlock(dims, channels, out, embedding, resample)]
@@ -216,8 +234,7 @@ class UNet(nn.Module):
 
         head = _conv(dims, channels, config.out_channels * fold, 3, padding=1)
         self.out = nn.Sequential(_norm(channels), nn.SiLU(), head)
-        nn.init.zeros_(head.weight)
-        nn.init.zeros_(head.bias)
+        _silent(head)
 
     def forward(self, x: Tensor, t: Tensor, y: Tensor | None = None) -> Tensor:
         """Predict from the noisy signal `x` at time step `t`.
@@ -228,18 +245,19 @@ class UNet(nn.Module):
         Raises: ValueError for a wrong number of dimensions, channels or labels, or a side that does not divide.
         """
         config = self.config
-        if x.dim() != config.dims + 2 or x.shape[1] != config.in_channels or not x.is_floating_point():
-            want = f"floating point, B {config.in_channels} " + " ".join("HW"[: config.dims])
-            raise ValueError(f"input is {x.dtype} of shape {tuple(x.shape)}; wanted {want}")
+        checks.tensor("x", x, f"B {config.in_channels} " + " ".join("HW"[: config.dims]), finite=False)
+        checks.tensor("time steps", t.float() if isinstance(t, Tensor) else t, "B", finite=False)
+        if x.dtype != (dtype := self.out[0].weight.dtype) and not torch.is_autocast_enabled(x.device.type):
+            raise ValueError(f"x is {x.dtype}; wanted the network's {dtype}")
         if any(n % config.stride for n in x.shape[2:]):
             raise ValueError(f"input has the shape {tuple(x.shape)}; wanted sides that {config.stride} divides")
         if t.shape != x.shape[:1]:
             raise ValueError(f"time steps have the shape {tuple(t.shape)}; wanted one per sample, ({x.shape[0]},)")
         if (y is None) != (config.num_classes is None):
             raise ValueError("labels were given to a network without classes" if y is not None else "labels wanted")
-        if y is not None and (y.shape != t.shape or ((y < 0) | (y >= config.num_classes)).any()):
+        if y is not None and config.num_classes and (y.shape != t.shape or ((y < 0) | (y >= config.num_classes)).any()):
             raise ValueError(f"labels are {y.tolist()}; wanted {len(x)} of them, from 0 to {config.num_classes - 1}")
-        emb = self.time_embed(timestep_embedding(t, config.model_channels).to(self.time_embed[0].weight.dtype))
+        emb = self.time_embed(timestep_embedding(t, config.model_channels).to(next(self.time_embed.parameters()).dtype))
         if y is not None:
             emb = emb + self.label_emb(y)
         h, skips = fold_patches(x, config.patch), []

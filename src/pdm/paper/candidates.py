@@ -7,6 +7,7 @@ from pathlib import Path
 
 from torch import Tensor
 
+from pdm import checks
 from pdm.models import NetworkPrior, best_precision
 from pdm.train.loop import Recipe, train
 from pdm.train.objectives import BANDS, band_losses
@@ -25,8 +26,10 @@ IMAGE_NETWORKS = {  # candidates for the image prior: what varies in width, dept
 def images_within(recipe: Recipe, seconds: float, seed: int = 0) -> int:
     """How many images a training by `recipe` sees in that time on this machine, by the pace of a trial.
 
-    The trial takes an eighth of the time, for the first batches are no measure of a machine that has other work too.
+    The trial takes an eighth of the time, because the first batches are no measure of a machine that has other work
+    too. Raises: ValueError for seconds that are not above 0.
     """
+    seconds = checks.number("seconds", seconds, above=0)
 
     def pace(images: int) -> float:  # images a second in the second half
         with tempfile.TemporaryDirectory() as folder:
@@ -43,9 +46,10 @@ def images_within(recipe: Recipe, seconds: float, seed: int = 0) -> int:
 def network_row(name: str, recipe: Recipe, seconds: float, test: Tensor) -> dict:
     """Train by `recipe` from nothing for about so many seconds: a row that says how far its network got.
 
-    The losses, columns `t_LOW_HIGH`, are `band_losses` on the images
-    `test`, N C *S, at the label "any"; `held_out` is the last of the loss curve.
+    The losses, columns `t_LOW_HIGH`, are `band_losses` on the images `test`, N C *S, at the label "any"; `held_out` is
+    the last of the loss curve.
     """
+    checks.tensor("test", test, "N C *S")
     recipe = replace(recipe, images=images_within(recipe, seconds))
     with tempfile.TemporaryDirectory() as folder:
         *_, state = train(recipe, Path(folder) / "candidate.pt", points=4)

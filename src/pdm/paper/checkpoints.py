@@ -12,8 +12,9 @@ from pathlib import Path
 
 import torch
 
-from pdm import data
+from pdm import checks, data
 from pdm.models import UNet, UNetConfig, load_adm, save_prior
+from pdm.models.seeded import seeded
 from pdm.paths import CACHE
 
 FOLDER = CACHE / "paper"
@@ -82,7 +83,7 @@ def import_checkpoints(
     Raises: FileNotFoundError for a file that is not there, which says where it is to be had; ValueError, which says
     what differs, for one that is not of the released network.
     """
-    source, written = Path(source), []
+    source, written = checks.path("source", source), []
     missing = [c.file for c in checkpoints.values() if not (source / c.file).is_file()]
     if missing:
         raise FileNotFoundError(f"{source} lacks {', '.join(missing)}; they come with {WHERE}")
@@ -99,8 +100,7 @@ def import_checkpoints(
 def random_checkpoints(folder: str | Path, seed: int = 0) -> None:
     """Networks of the released shapes with random weights, as priors: to try the path, not to restore anything."""
     for name, released in CHECKPOINTS.items():
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(seed)
+        with seeded(seed):
             network = UNet(released.network)
         card = {"data": "none: random weights", "labels": [], "terms": "none", "velocity": None, "precision": "float32"}
         save_prior(name, network, card, folder)
@@ -111,7 +111,7 @@ def images(experiment: Experiment, root: str | Path, count: int | None = None, s
 
     Raises: ValueError for a folder that is missing or holds fewer.
     """
-    count = experiment.count if count is None else count
+    count = experiment.count if count is None else checks.count("count", count)
     found = data.folder(Path(root) / experiment.dataset, size, count)
     if len(found) < count:
         raise ValueError(f"{Path(root) / experiment.dataset} holds {len(found)} images; wanted {count}")

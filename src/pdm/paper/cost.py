@@ -1,24 +1,46 @@
 """What a guided step costs and where its time goes: F.2 of the paper at our size."""
 
+import math
+import os
+import re
 import statistics
+import subprocess
+import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial, wraps
+from pathlib import Path
 
 import torch
 from torch import Generator, Tensor
 from torch.utils.flop_counter import FlopCounterMode
 
+from pdm import checks
 from pdm.constraints import shift_and_divide
 from pdm.data import gaussian_kernels
-from pdm.guidance import DPS, step_sizes
+from pdm.guidance import DPS
 from pdm.models import NetworkPrior, best_precision, load_prior
 from pdm.models.group_norm import GroupNorm
 from pdm.operators import blur, turbulence
-from pdm.sampler import Component, sample
+from pdm.sampler import Component, final, sample
+from pdm.study.deblurring import step_sizes
 
 COMPONENTS = ("image", "kernel", "tilt")
+WAITING = {  # ways for OpenMP's threads to wait, by the environment of the process, and nothing else of OpenMP's in it
+    "as shipped": {},
+    "GOMP_SPINCOUNT unset": {"GOMP_SPINCOUNT": "300000"},  # libgomp's own number, which keeps pdm from setting another
+    "OMP_NUM_THREADS=1": {"OMP_NUM_THREADS": "1"},
+    "OMP_WAIT_POLICY=passive": {"OMP_WAIT_POLICY": "passive", "GOMP_SPINCOUNT": "0"},
+}
+NEIGHBOUR = """
+import os, time
+parent, end = os.getppid(), time.monotonic() + 1800
+while os.getppid() == parent and time.monotonic() < end:
+    for _ in range(10**6):
+        pass
+"""
 
 
 @dataclass(frozen=True)
@@ -28,7 +50,7 @@ class Setting:
     With the image alone the kernel is known. The networks are the committed ones, on larger images too, for they are
     convolutions. `precision` is a torch dtype by name, by default `best_precision()`. `fast_norm` False takes torch's
     group norm. `plain` is the obvious way: float32, torch's default layout, weights that require gradients, direct
-    convolution. Raises: ValueError for another number of components.
+    convolution. Raises: ValueError for another number of components, or a count that is none.
     """
 
     components: int = 2
@@ -39,8 +61,8 @@ class Setting:
     plain: bool = False
 
     def __post_init__(self):
-        if not 1 <= self.components <= len(COMPONENTS):
-            raise ValueError(f"{self.components} components; wanted 1 to {len(COMPONENTS)}")
+        for name, most in (("components", len(COMPONENTS)), ("batch", math.inf), ("size", math.inf)):
+            object.__setattr__(self, name, checks.count(name, getattr(self, name), 1, most))
         precision = "float32" if self.plain else self.precision or str(best_precision()).removeprefix("torch.")
         object.__setattr__(self, "precision", precision)
 
@@ -61,7 +83,7 @@ def _priors(setting: Setting) -> dict[str, NetworkPrior]:
 def _states(
     setting: Setting, seed: int, around: Callable[[str, Callable], Callable] = lambda name, f: f, steps: int = 1000
 ):
-    """Guided steps on a batch of noise, for what one costs does not depend on what the images show.
+    """Guided steps on a batch of noise, because what one costs does not depend on what the images show.
 
     `around(name, function)` may wrap a prior ("network"), the operator ("operator") or the guidance ("guidance").
     """
@@ -75,7 +97,8 @@ def _states(
     known = partial(direct, kernel=gaussian_kernels(1, 32, 1.5))
     operator = {1: known, 2: direct, 3: turbulence}[setting.components]
     sizes = {name: step_sizes(1000).get(name, 0.6) for name in components}
-    y = torch.randn(setting.batch, *shape["image"], generator=Generator().manual_seed(seed))
+    seed = checks.count("seed", seed, 0)
+    y = torch.randn(setting.batch, *shape["image"], generator=Generator("cpu").manual_seed(seed))
     guidance = DPS(y, around("operator", operator), sizes)
     called = _Called(guidance.names, around("guidance", guidance.__call__))
     return sample(components, called, range(seed, seed + setting.batch), steps)
@@ -87,26 +110,95 @@ class _Called:
 
     names: frozenset[str]
     call: Callable
+    needs_gradients = True
 
     def __call__(self, state, proposal) -> tuple[dict[str, Tensor], Tensor]:
         return self.call(state, proposal)
 
 
-def step_seconds(setting: Setting, repeats: int = 5, seed: int = 0) -> float:
-    """Median wall time of a guided step, divided by the batch, after one to warm up."""
+def step_seconds(setting: Setting, repeats: int = 5, seed: int = 0, limit: float = math.inf) -> float:
+    """Median wall time of a guided step, divided by the batch, after one to warm up.
+
+    After `limit` seconds no step is begun, except the first that counts. Raises: ValueError for less than one repeat.
+    """
     states, times = _states(setting, seed), []
-    for _ in range(repeats + 1):
+    for _ in range(checks.count("repeats", repeats) + 1):
+        if len(times) > 1 and sum(times) > limit:
+            break
         begin = time.perf_counter()
         next(states)
         times.append(time.perf_counter() - begin)
     return statistics.median(times[1:]) / setting.batch
 
 
+def busy(
+    waiting: Sequence[str] = tuple(WAITING),
+    neighbours: Sequence[int] = (0, 1, 2),
+    setting: Setting | None = None,
+    repeats: int = 15,
+    limit: float = 25.0,
+) -> list[dict]:
+    """What a guided step of a batch takes beside so many other processes, each of which keeps a core busy.
+
+    A row for each number of neighbours and each of WAITING: "neighbours", "setting", "seconds_per_step". Each is
+    measured in a process of its own, as libgomp reads the environment once; `repeats` and `limit` as `step_seconds`.
+    Raises: ValueError for another way of waiting, or a wrong count.
+    """
+    setting, rows = setting or Setting(), []
+    waiting = [checks.choice("waiting", way, list(WAITING)) for way in waiting]
+    repeats, limit = checks.count("repeats", repeats), checks.number("limit", limit, above=0)
+    call = f"step_seconds(cost.{setting!r}, {repeats}, limit={limit})"
+    for count in [checks.count("neighbours", count, 0) for count in neighbours]:
+        with _neighbours(count):
+            took = {way: setting.batch * _apart(call, WAITING[way]) for way in waiting}
+        rows += [{"neighbours": count, "setting": way, "seconds_per_step": seconds} for way, seconds in took.items()]
+    return rows
+
+
+def peak_memory(setting: Setting, steps: int) -> dict:
+    """The most memory that a process of its own holds in a run of so many guided steps, of which `final` keeps one.
+
+    A row: "size", "batch", "steps", "peak_mb", Python and torch with it. Raises: ValueError for a wrong count;
+    subprocess.CalledProcessError where the system does not tell (Windows).
+    """
+    steps = checks.count("steps", steps, 1, 1000)
+    row = {"size": setting.size, "batch": setting.batch, "steps": steps}
+    return row | {"peak_mb": _apart(f"_peak_mb(cost.{setting!r}, {steps})", {})}
+
+
+def _peak_mb(setting: Setting, steps: int) -> float:
+    final(_states(setting, 0, steps=steps))
+    if sys.platform == "linux":  # whose ru_maxrss begins with the parent's
+        kib = re.search(r"VmHWM:\s+(\d+) kB", Path("/proc/self/status").read_text(encoding="utf-8"))[1]
+        return int(kib) * 1024 / 1e6
+    import resource  # there is none on Windows
+
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / (1e6 if sys.platform == "darwin" else 1e6 / 1024)
+
+
+def _apart(call: str, waiting: Mapping[str, str]) -> float:
+    """The number that a call of this module gives in a new process, with `waiting` in place of OpenMP's variables."""
+    environment = {k: v for k, v in os.environ.items() if not k.startswith(("OMP_", "GOMP_"))} | waiting
+    command = [sys.executable, "-c", f"from pdm.paper import cost; print(cost.{call})"]
+    return float(subprocess.run(command, env=environment, check=True, stdout=subprocess.PIPE, text=True).stdout)
+
+
+@contextmanager
+def _neighbours(count: int) -> Iterator[list[subprocess.Popen]]:
+    """So many processes that compute without end, until the `with` statement does."""
+    started = [subprocess.Popen([sys.executable, "-c", NEIGHBOUR]) for _ in range(count)]
+    try:
+        yield started
+    finally:
+        for process in started:
+            process.kill()
+            process.wait()
+
+
 def run_seconds(setting: Setting, steps: int, seed: int = 0) -> float:
     """Wall time of a whole run of `steps` guided steps, the loading of its networks with it, divided by the batch."""
     begin = time.perf_counter()
-    for _ in _states(setting, seed, steps=steps):
-        pass
+    final(_states(setting, seed, steps=checks.count("steps", steps, 1, 1000)))
     return (time.perf_counter() - begin) / setting.batch
 
 
@@ -128,7 +220,7 @@ def shares(setting: Setting, repeats: int = 5, seed: int = 0) -> dict[str, float
     next(states)
     spent.update(dict.fromkeys(spent, 0.0))
     begin = time.perf_counter()
-    for _ in range(repeats):
+    for _ in range(checks.count("repeats", repeats)):
         next(states)
     total = time.perf_counter() - begin
     parts = {"networks": spent["network"], "operator": spent["operator"]}
@@ -147,9 +239,10 @@ def step_flops(setting: Setting) -> float:
 
 def ceiling(side: int = 4096, repeats: int = 3) -> float:
     """Operations a second of the best of `repeats` products of two bfloat16 matrices: what the machine can reach."""
-    a, b = (torch.randn(side, side).bfloat16() for _ in range(2))
+    side, generator = checks.count("side", side), Generator("cpu").manual_seed(0)
+    a, b = (torch.randn(side, side, generator=generator, device="cpu").bfloat16() for _ in range(2))
     times = []
-    for _ in range(repeats + 1):
+    for _ in range(checks.count("repeats", repeats) + 1):
         begin = time.perf_counter()
         a @ b
         times.append(time.perf_counter() - begin)
@@ -158,11 +251,11 @@ def ceiling(side: int = 4096, repeats: int = 3) -> float:
 
 def blur_seconds(kernel: int, method: str, size: int = 64, batch: int = 8, repeats: int = 5) -> float:
     """Median time of a blur and its gradients in both arguments, divided by the batch."""
-    generator = Generator().manual_seed(0)
+    generator = Generator("cpu").manual_seed(0)
     image = torch.randn(batch, 3, size, size, generator=generator).requires_grad_()
     kernels = torch.rand(batch, 1, kernel, kernel, generator=generator).requires_grad_()
     times = []
-    for _ in range(repeats + 1):
+    for _ in range(checks.count("repeats", repeats) + 1):
         begin = time.perf_counter()
         torch.autograd.grad(blur(image, kernels, method=method).square().sum(), (image, kernels))
         times.append(time.perf_counter() - begin)

@@ -4,13 +4,18 @@ The step size sqrt(alpha_bar_t) is `guidance.sqrt_alpha_bar`, the correlation `o
 """
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
 
+from pdm.constraints import shift_and_divide
 from pdm.guidance import DPS, StepSize
 from pdm.operators import warp
+from pdm.sampler import final
+from pdm.study.deblurring import Priors, Settings, blind_process
+from pdm.study.method import method
+from pdm.study.problem import Estimate, Measurement
 
 
 @dataclass(frozen=True, eq=False)
@@ -24,6 +29,7 @@ class WholeBatchDPS:
     measurement: Tensor
     operator: Callable[..., Tensor]
     scale: Mapping[str, StepSize]
+    needs_gradients = True
 
     def __post_init__(self):
         object.__setattr__(self, "alone", DPS(self.measurement, self.operator, self.scale))
@@ -47,6 +53,21 @@ def divide_by_batch_sum(x: Tensor) -> Tensor:
     """Kernels in model range, B 1 h w, clamped at 0 and divided by the sum of all of them: of sum 1 if B is 1."""
     u = ((x + 1) / 2).clamp(min=0)
     return u / u.sum().clamp(min=1e-6)
+
+
+@method("blind_dps_whole_batch", priors=("image", "kernel"))
+def blind_dps_whole_batch(measurement: Measurement, priors: Priors, steps: int = 1000) -> Estimate:
+    """Algorithm 1 with one norm of the residual and one sum of the kernels over the whole batch."""
+    process = blind_process(measurement, priors, steps, Settings())
+    dps = process.guidance
+    kernel = replace(process.components["kernel"], constrain=divide_by_batch_sum)
+    run = process._replace(
+        components=process.components | {"kernel": kernel},
+        guidance=WholeBatchDPS(dps.measurement, dps.operator, dps.scale),
+    )
+    last = final(run.states(measurement, steps))
+    values = {"image": last.theta["image"], "kernel": shift_and_divide(last.x0["kernel"])}
+    return Estimate(values, steps, steps)
 
 
 def warp_in_place(image: Tensor, tilt: Tensor) -> Tensor:

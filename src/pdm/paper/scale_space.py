@@ -6,7 +6,6 @@ variance 1 has the power 1 at every frequency.
 """
 
 import math
-from collections.abc import Sequence
 from dataclasses import replace
 
 import torch
@@ -16,11 +15,11 @@ from torch import Tensor
 from pdm import metrics
 from pdm.constraints import to_model_range
 from pdm.data import gaussian_kernels
-from pdm.models import best_device
-from pdm.sampler import NoiseStreams, final, sample
+from pdm.sampler import NoiseStreams, final
 from pdm.schedule import Schedule, Step
-from pdm.study.deblurring import blind_problem
-from pdm.study.problem import Cases, Estimate
+from pdm.study.deblurring import Priors, Process, Settings, blind_process
+from pdm.study.method import method
+from pdm.study.problem import Estimate, Measurement, Truth
 
 COURSES = ("ancestral", "renoised", "levels", "late")
 STDS = torch.cat([torch.zeros(1), torch.logspace(-1, 1.3, 70)])  # pixels: 0, and 0.1 to 20
@@ -119,10 +118,11 @@ def renoise_step() -> Step:
     return step
 
 
+@method("scale_course", priors=("image", "kernel"), settings=Settings)
 def restore(
-    cases: Cases,
+    measurement: Measurement,
+    priors: Priors,
     steps: int = 1000,
-    label: str | None = None,
     course: str = "ancestral",
     levels: int = 8,
     late: int = 400,
@@ -130,54 +130,58 @@ def restore(
 ) -> Estimate:
     """Algorithm 1, and three other ways down the scales.
 
-    `course` is "ancestral", as `restoration.blind_dps`; "renoised", the same time steps by `renoise_step`; "levels", as
+    `course` is "ancestral", as `deblurring.blind_dps`; "renoised", the same time steps by `renoise_step`; "levels", as
     many of those steps but at no more than `levels` time steps, evenly spaced, as a pyramid has levels; or "late", the
-    ancestral steps from t = `late` on, beginning at the measurement and a round kernel of 2 pixels. Settings as
-    `restoration.blind_problem`.
-    Raises: ValueError for another course.
+    ancestral steps from t = `late` on, beginning at the measurement and a round kernel of 2 pixels. The rest as
+    `deblurring.Settings`. Raises: ValueError for another course.
     """
-    last = final(_states(cases, steps, label, course, levels, late, **settings))
-    return Estimate(last.theta["image"], last.theta["kernel"])
+    chosen = Settings(**settings)
+    if course not in COURSES:
+        raise ValueError(f"no course is called {course!r}; there are {', '.join(COURSES)}")
+    components, guidance, step = blind_process(measurement, priors, steps, chosen)
+    schedule = Schedule.linear()
+    times = [t for t, _ in schedule.pairs(steps)]
+    if course == "levels":
+        evenly = [t for t, _ in schedule.pairs(levels)]
+        times = [evenly[i * levels // steps] for i in range(steps)]
+    if course == "late":
+        times = [t for t in times if t <= late]
+        blurry = to_model_range(gaussian_kernels(len(measurement), components["kernel"].shape[-1], 2.0))
+        noise = NoiseStreams(measurement.seeds)
+        guess = {"image": measurement.y.clamp(-1, 1), "kernel": blurry}
+        start = {n: schedule.diffuse(v, noise(f"start of {n}", v.shape[1:]).to(v), times[0]) for n, v in guess.items()}
+        components = {n: replace(c, start=start[n]) for n, c in components.items()}
+    step = renoise_step() if course in ("renoised", "levels") else step
+    last = final(Process(components, guidance, step).states(measurement, times))
+    return Estimate(last.theta, len(times), len(times), chosen.boundary)
 
 
-def trajectory(cases: Cases, steps: int = 1000, label: str | None = None, every: int = 10, shown: int = 3) -> dict:
-    """How image and kernel come out of the noise in Algorithm 1, at each `every`-th step.
+@method("trajectory", priors=("image", "kernel"))
+def trajectory(
+    measurement: Measurement,
+    priors: Priors,
+    truth: Truth | None = None,
+    steps: int = 1000,
+    every: int = 10,
+    shown: int = 3,
+) -> dict[str, Tensor]:
+    """How image and kernel come out of the noise in Algorithm 1, at each `every`-th step, against their `truth`.
 
     Returns: `t`, S time steps; for "image" and "kernel" S B values each of `*_mse` to the truth, and of `closest_blur`,
     `*_std`, `*_distance` and `*_rms`; `image` and `kernel`, the denoised estimates of the first `shown`, S B C h w.
     """
     rows: list[dict[str, Tensor]] = []
-    truths = {"image": cases.truth, "kernel": cases.kernels}
-    states = _states(cases.to(best_device()), steps, label)
+    truths = {name: value for name, value in truth.components.items() if name != "tilt"}
+    states = blind_process(measurement, priors, steps, Settings()).states(measurement, steps)
     for i, state in enumerate(states):
         if i % every and i != steps - 1:
             continue
         row = {"t": torch.tensor(state.t)}
-        for name, truth in truths.items():
+        for name, true in truths.items():
             estimate = state.theta[name].cpu()
-            measured = zip(("std", "distance", "rms"), closest_blur(estimate, truth), strict=True)
-            row |= {f"{name}_{key}": value for key, value in measured}
-            row |= {f"{name}_mse": (estimate - truth).square().flatten(1).mean(1), name: estimate[:shown].clone()}
-        row["kernel_mnc"] = metrics.mnc(state.theta["kernel"], cases.kernels).float()
+            values = zip(("std", "distance", "rms"), closest_blur(estimate, true), strict=True)
+            row |= {f"{name}_{key}": value for key, value in values}
+            row |= {f"{name}_mse": (estimate - true).square().flatten(1).mean(1), name: estimate[:shown].clone()}
+        row["kernel_mnc"] = metrics.mnc(state.theta["kernel"].cpu(), truth.kernel).float()
         rows.append(row)
     return {name: torch.stack([row[name] for row in rows]) for name in rows[0]}
-
-
-def _states(cases: Cases, steps: int, label, course: str = "ancestral", levels: int = 8, late: int = 400, **settings):
-    if course not in COURSES:
-        raise ValueError(f"no course is called {course!r}; there are {', '.join(COURSES)}")
-    components, guidance, step = blind_problem(cases, steps, label, **settings)
-    schedule = Schedule.linear()
-    times: int | Sequence[int] = steps
-    if course == "levels":
-        evenly = [t for t, _ in schedule.pairs(levels)]
-        times = [evenly[i * levels // steps] for i in range(steps)]
-    if course == "late":
-        times = [t for t, _ in schedule.pairs(steps) if t <= late]
-        blurry = to_model_range(gaussian_kernels(len(cases), components["kernel"].shape[-1], 2.0))
-        noise = NoiseStreams(cases.seeds)
-        guess = {"image": cases.measurement.clamp(-1, 1), "kernel": blurry}
-        start = {n: schedule.diffuse(v, noise(f"start of {n}", v.shape[1:]).to(v), times[0]) for n, v in guess.items()}
-        components = {n: replace(c, start=start[n]) for n, c in components.items()}
-    step = renoise_step() if course in ("renoised", "levels") else step
-    return sample(components, guidance, cases.seeds, times, step=step, device=cases.measurement.device)

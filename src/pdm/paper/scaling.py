@@ -6,13 +6,14 @@ from collections.abc import Sequence
 
 import pandas as pd
 
+from pdm.study.method import Method
 from pdm.study.problem import Cases
-from pdm.study.runner import Method, restore
+from pdm.study.runner import restore
 
 
 def _echo(cases: Cases) -> dict:
     """What a batch costs besides computing it: its images on their way to a worker and back."""
-    return {"image": cases.truth, "kernel": cases.kernels}
+    return cases.truth.components
 
 
 def measured(method: Method, cases: Cases, counts: Sequence[int] = (1, 2)) -> pd.DataFrame:

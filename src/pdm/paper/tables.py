@@ -7,7 +7,6 @@
 
 import argparse
 import math
-import resource
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -21,9 +20,9 @@ from pdm import metrics
 from pdm.data import gaussian_kernels, motion_kernels, tilt_fields
 from pdm.models import best_device, prior_card
 from pdm.paper.checkpoints import EXPERIMENTS, Experiment, images
-from pdm.study import deblurring, problem, runner, statistics, tables, turbulence
-from pdm.study.problem import Cases, blurred_cases
-from pdm.study.runner import Method
+from pdm.study import deblurring, runner, statistics, tables, turbulence
+from pdm.study.method import Method
+from pdm.study.problem import Cases, measured
 
 _FIRST = statistics.COLUMNS.index("fd_vgg")
 COLUMNS = ["column", *statistics.COLUMNS[:_FIRST], "fid", *statistics.COLUMNS[_FIRST:], "tilt_epe"]
@@ -38,10 +37,10 @@ def cases(experiment: Experiment, truth: Tensor, names: Sequence[str], seed: int
         kernels = torch.cat([motion_kernels(1, size, strength, draw) for draw in draws])
     else:
         kernels = gaussian_kernels(len(truth), size, strength)
-    if experiment.degradation != "turbulence":
-        return blurred_cases(truth, kernels, seeds, names, experiment.sigma)
-    tilts = torch.cat([tilt_fields(1, truth.shape[-1], draw, **PAPER_TILTS) for draw in draws])
-    return problem.turbulent_cases(truth, kernels, tilts, seeds, names, experiment.sigma)
+    tilts = None
+    if experiment.degradation == "turbulence":
+        tilts = torch.cat([tilt_fields(1, truth.shape[-1], draw, **PAPER_TILTS) for draw in draws])
+    return measured(truth, kernels, seeds, names, tilts, experiment.sigma, title=experiment.column)
 
 
 def methods(experiment: Experiment, steps: int = 1000, batch: int = 4) -> list[Method]:
@@ -56,14 +55,14 @@ def methods(experiment: Experiment, steps: int = 1000, batch: int = 4) -> list[M
     paper = both | {"image_step": step, "kernel_step": step, "constant": True, "constraint": "simplex"}
     release = both | {"image_step": 1.0, "kernel_step": 1.0, "fade": 0}
     if experiment.degradation == "turbulence":
-        function, priors = turbulence.blind, ("image", "kernel", "tilt")
+        function = turbulence.blind
         paper, release = paper | {"tilt_step": step}, release | {"tilt_step": 1.0}
     else:
-        function, priors = deblurring.blind_dps, ("image", "kernel")
+        function = deblurring.blind_dps
         paper |= {"penalty": experiment.penalty, "weight": experiment.weight}
     found = [Method("blurred", deblurring.blurred)]
-    found += [Method("blind_dps", function, paper, priors, batch)]
-    return [*found, Method("blind_dps_release", function, release, priors, batch)]
+    found += [Method("blind_dps", function, paper, batch=batch)]
+    return [*found, Method("blind_dps_release", function, release, batch=batch)]
 
 
 def table(
@@ -91,12 +90,14 @@ def table(
     photographs = images(experiment, root, count)
     these = cases(experiment, photographs.images, photographs.names, seed)
     device, fids = best_device(), []
-    reference = metrics.inception_features(these.truth, device=device)  # first, for it may want a download
+    reference = metrics.inception_features(these.truth.image, device=device)  # first, for it may want a download
     compared = methods(experiment, steps, batch)
     rows = statistics.aggregate(runner.recorded(compared, these, scale))
     for part in runner.run(compared, these, scale).values():
         finite = part["image"].flatten(1).isfinite().all(1)
-        found = metrics.inception_features(part["image"][finite], device=device) if finite.sum() > 1 else None
+        found = (
+            metrics.inception_features(part["image"][finite].clamp(-1, 1), device=device) if finite.sum() > 1 else None
+        )
         fids.append(math.nan if found is None else metrics.frechet_distance(found, reference[finite]))
     names = {"column": experiment.column, "dataset": experiment.dataset, "degradation": experiment.degradation}
     return rows.assign(fid=fids, scale=scale, **names).reindex(columns=COLUMNS)
@@ -115,9 +116,9 @@ def trial(size: int = 256, count: int = 2, steps: int = 2, seed: int = 0) -> pd.
         these = cases(experiment, truth, [str(i) for i in range(count)], seed)
         *_, method = methods(experiment, steps, count)
         _, least, most = (_seconds(experiment, these, n) for n in (1, 1, 1 + steps))  # the first to warm up
-        row = {"components": len(method.priors), "size": size, "batch": count, "steps": steps}
+        row = {"components": len(method.restore.priors), "size": size, "batch": count, "steps": steps}
         row |= {"seconds": (most - least) / count / steps, "peak_gb": _peak_gb(device)}
-        rows.append(row | {"tflop": _tflop(method, these[:1].to(device)), "device": device.type})
+        rows.append(row | {"tflop": _tflop(method, these[:1], device), "device": device.type})
     return pd.DataFrame(rows)
 
 
@@ -127,17 +128,20 @@ def _seconds(experiment: Experiment, these: Cases, steps: int) -> float:
 
 
 @torch.no_grad()
-def _tflop(method: Method, case: Cases) -> float:
-    values = {"image": case.truth, "kernel": case.kernels, "tilt": case.tilts}
+def _tflop(method: Method, case: Cases, device: torch.device) -> float:
     with FlopCounterMode(display=False) as counter:
-        for name in method.priors:
-            deblurring.prior_for(case, name)(values[name], 500)
+        for name, prior in method.load(device).items():
+            prior(case.truth.components[name].to(device), 500)
     return 2 * counter.get_total_flops() / 1e12
 
 
 def _peak_gb(device: torch.device) -> float:
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated() / 1e9
+    try:
+        import resource  # not on Windows
+    except ImportError:
+        return math.nan
     unit = 1 if sys.platform == "darwin" else 1024
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 1e9
 

@@ -1,105 +1,154 @@
-"""Every method of the tables under one signature: `method(cases, **settings)` returns an `Estimate`.
+"""Methods of blind deblurring under one signature: `method(measurement, priors, **settings)` returns an `Estimate`.
 
-Settings are plain values, a prior's name among them, so that a table's row can be told by them and a worker elsewhere
-can be handed them.
+Settings are plain values, so that a table's row can be told by them and a worker elsewhere can be handed them.
 """
 
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
 from functools import partial
+from typing import NamedTuple
 
-import numpy as np
 import torch
-from skimage.restoration import wiener
 from torch import Tensor
 
+from pdm import checks
 from pdm.baselines.pan import PAN_DCP, PAN_L0
 from pdm.baselines.pan import deblur as pan_deblur
 from pdm.baselines.self_deblur import deblur as self_deblur
 from pdm.baselines.supervised import restore
+from pdm.baselines.wiener import wiener
 from pdm.constraints import l0, l1, project_simplex, projection, shift_and_divide, simplex
 from pdm.data import gaussian_kernels
-from pdm.guidance import DPS, step_sizes
-from pdm.models import FlatPrior, NetworkPrior, load_prior
+from pdm.guidance import DPS, StepSize, sqrt_alpha_bar
+from pdm.models import FlatPrior, NetworkPrior
 from pdm.operators import blur
-from pdm.paper.departures import WholeBatchDPS, divide_by_batch_sum
-from pdm.sampler import Component, final, sample
+from pdm.sampler import Component, Guidance, State, final, sample
 from pdm.schedule import Schedule, Step, ancestral_step
-from pdm.study.problem import Cases, Estimate
-from pdm.study.score import dps_known_kernel
+from pdm.study.method import method
+from pdm.study.problem import BOUNDARIES, Estimate, Measurement
 
 CONSTRAINTS = {"shift_and_divide": shift_and_divide, "simplex": simplex, "projection": projection}
-PENALTIES = {"l1": l1, "l0": l0}
-Problem = tuple[dict[str, Component], DPS, Step]  # what `sample` runs: components, guidance, and line (4)
+PENALTIES = {None: None, "l1": l1, "l0": l0}
+Priors = Mapping[str, NetworkPrior]
 
 
-def blurred(cases: Cases) -> Estimate:
-    """The measurement, or its first frame, as it is."""
-    return Estimate(cases.measurement[:, : cases.truth.shape[1]])
+def step_sizes(
+    steps: int, image: float = 1.0, kernel: float = 0.6, constant: bool = False, fade: int = 100
+) -> dict[str, StepSize]:
+    """Step sizes of image and kernel, given for 1,000 steps: a sqrt(alpha_bar_t), or `constant` a.
 
-
-def blind_dps(cases: Cases, steps: int = 1000, label: str | Tensor | None = None, **settings) -> Estimate:
-    """Algorithm 1 in `steps` steps; label and settings as `blind_problem`."""
-    components, guidance, step = blind_problem(cases, steps, label, **settings)
-    last = final(sample(components, guidance, cases.seeds, steps, step=step, device=cases.measurement.device))
-    kernel = shift_and_divide(last.x0["kernel"]) if settings.get("whole_batch") else last.theta["kernel"]
-    return Estimate(last.theta["image"], kernel)
-
-
-def blind_problem(
-    cases: Cases,
-    steps: int = 1000,
-    label: str | Tensor | None = None,
-    image_step: float = 1.0,
-    kernel_step: float = 0.6,
-    constant: bool = False,
-    fade: int = 100,
-    constraint: str = "shift_and_divide",
-    penalty: str | None = None,
-    weight: float = 0.0,
-    penalty_after: bool = False,
-    whole_batch: bool = False,
-    boundary: str | None = None,
-    variance: str = "small",
-) -> Problem:
-    """What `sample` runs Algorithm 1 with, for step sizes that suit `steps` steps: components, guidance, and line (4).
-
-    `label` is the image prior's, or its number for each case; step sizes as `experiments.step_sizes`; `variance` of
-    line (4). `penalty` "l1" or "l0" with its `weight` is on the kernel before it is normalised, or, with
-    `penalty_after`, on what the normalisation leaves of it, as in the authors' release. `constraint` is
-    "shift_and_divide", "simplex" or "projection"; with `whole_batch` sum and norm run over the batch, as in the
-    release. `boundary` is what the method takes to lie beyond the frame, by default what does.
-    Raises: ValueError for another name, or `whole_batch` with simplex or a penalty.
+    They are divided by `steps` / 1,000. The constant is the paper's, the factor sqrt(alpha_bar_t) the authors'
+    release's; notebook 08 compares the two. Unless it is constant, the kernel's is times min(1, t / `fade`) too (not
+    with `fade` 0), because a step that does not shrink with the noise overshoots. Raises: ValueError for a negative
+    `fade`, or less than one step.
     """
-    if whole_batch and (penalty is not None or constraint != "shift_and_divide"):
-        raise ValueError(f"whole_batch with constraint {constraint!r} and penalty {penalty!r}; wanted neither")
-    constrain = divide_by_batch_sum if whole_batch else _choice("constraint", constraint, CONSTRAINTS)
+    checks.number("fade", fade, least=0)
+    steps, given = checks.count("steps", steps), {"image": image, "kernel": kernel}
+    sizes = {name: checks.number(name, a, least=0) * 1000 / steps for name, a in given.items()}
+    if constant:
+        return {**sizes}
+    size = {name: sqrt_alpha_bar(Schedule.linear(), a) for name, a in sizes.items()}
+    return {**size, "kernel": lambda t: size["kernel"](t) * min(1.0, t / fade if fade else 1.0)}
+
+
+class Process(NamedTuple):
+    """What `sample` runs: components, guidance, and line (4) of Algorithm 1."""
+
+    components: dict[str, Component]
+    guidance: Guidance
+    step: Step
+
+    def states(self, measurement: Measurement, steps: int, **others) -> Iterator[State]:
+        """The states of a run with the measurement's seeds."""
+        return sample(*self[:2], measurement.seeds, steps, step=self.step, device=measurement.y.device, **others)
+
+
+@dataclass(frozen=True)
+class Settings:
+    """How Algorithm 1 is run.
+
+    Step sizes as `step_sizes`; `variance` of line (4), as `schedule.ancestral_step`. `penalty` "l1" or "l0"
+    with its `weight` is on the kernel before it is normalised, or, with `penalty_after`, on what the normalisation
+    leaves of it, as in the authors' release. `constraint` is "shift_and_divide", "simplex" or "projection". `boundary`
+    is what the method takes to lie beyond the frame, by default what does.
+    Raises: ValueError for another name, or a weight without a penalty.
+    """
+
+    image_step: float = 1.0
+    kernel_step: float = 0.6
+    constant: bool = False
+    fade: int = 100
+    constraint: str = "shift_and_divide"
+    penalty: str | None = None
+    weight: float = 0.0
+    penalty_after: bool = False
+    boundary: str | None = None
+    variance: str = "small"
+
+    def __post_init__(self):
+        for what, choices in (
+            ("constraint", CONSTRAINTS),
+            ("penalty", PENALTIES),
+            ("boundary", (None, *BOUNDARIES)),
+        ):
+            if (name := getattr(self, what)) not in choices:
+                known = ", ".join(sorted(choice for choice in choices if choice))
+                raise ValueError(f"no {what} is called {name!r}; there are {known}")
+        if self.penalty is None and (self.weight or self.penalty_after):
+            raise ValueError(f"weight {self.weight:g} is given without a penalty; wanted penalty 'l1' or 'l0'")
+        step_sizes(1000, self.image_step, self.kernel_step, self.constant, self.fade)
+        ancestral_step(self.variance)
+
+
+def blind_process(measurement: Measurement, priors: Priors, steps: int, settings: Settings) -> Process:
+    """Algorithm 1, with step sizes that suit `steps` steps."""
+    constrain, term = CONSTRAINTS[settings.constraint], PENALTIES[settings.penalty]
     terms = {}
-    if penalty is not None:
-        term = _choice("penalty", penalty, PENALTIES)
+    if term is not None:
         after = lambda x: term(2 * constrain(x) - 1)  # noqa: E731
-        terms = {"kernel": (after if penalty_after else term, weight)}
-    kernel_prior = prior_for(cases, "kernel")
+        terms = {"kernel": (after if settings.penalty_after else term, settings.weight)}
     components = {
-        "image": Component(prior_for(cases, "image", label), tuple(cases.truth.shape[1:])),
-        "kernel": Component(kernel_prior, kernel_prior.shape, constrain),
+        "image": Component(priors["image"], measurement.shape),
+        "kernel": Component(priors["kernel"], priors["kernel"].shape, constrain),
     }
-    operator = partial(blur, boundary=cases.boundary if boundary is None else boundary)
-    sizes = step_sizes(steps, image_step, kernel_step, constant, fade)
-    one_norm = WholeBatchDPS(cases.measurement, operator, sizes) if whole_batch else None
-    return components, one_norm or DPS(cases.measurement, operator, sizes, terms), ancestral_step(variance)
+    operator = partial(blur, boundary=settings.boundary or measurement.boundary)
+    sizes = step_sizes(steps, settings.image_step, settings.kernel_step, settings.constant, settings.fade)
+    return Process(components, DPS(measurement.y, operator, sizes, terms), ancestral_step(settings.variance))
 
 
-def dps(cases: Cases, steps: int = 1000, label: str | None = None, image_step: float = 1.0) -> Estimate:
+def known_kernel_process(measurement: Measurement, priors: Priors, steps: int, image_step: float = 1.0) -> Process:
+    """Diffusion posterior sampling of the image alone, by the kernel that the measurement's `known` holds."""
+    operator = partial(blur, kernel=_told(measurement, "kernel"), boundary=measurement.boundary)
+    guidance = DPS(measurement.y, operator, {"image": step_sizes(steps, image_step)["image"]})
+    return Process({"image": Component(priors["image"], measurement.shape)}, guidance, ancestral_step())
+
+
+@method("blurred")
+def blurred(measurement: Measurement, priors: Priors | None = None) -> Estimate:
+    """The measurement, or its first frame, as it is."""
+    return Estimate({"image": measurement.first_frame})
+
+
+@method("blind_dps", priors=("image", "kernel"), settings=Settings)
+def blind_dps(measurement: Measurement, priors: Priors, steps: int = 1000, **settings) -> Estimate:
+    """Algorithm 1 in `steps` steps; the rest as `Settings`."""
+    chosen = Settings(**settings)
+    last = final(blind_process(measurement, priors, steps, chosen).states(measurement, steps))
+    return Estimate(last.theta, steps, steps, chosen.boundary)
+
+
+@method("dps", priors=("image",), known=("kernel",))
+def dps(measurement: Measurement, priors: Priors, steps: int = 1000, image_step: float = 1.0) -> Estimate:
     """The image alone with the kernel known: what no blind method can be asked to beat."""
-    scale = step_sizes(steps, image_step)["image"]
-    prior, y = prior_for(cases, "image", label), cases.measurement
-    last = final(dps_known_kernel(y, cases.kernels, prior, cases.seeds, steps, scale, cases.boundary))
-    return Estimate(last.theta["image"])
+    states = known_kernel_process(measurement, priors, steps, image_step).states(measurement, steps)
+    return Estimate(final(states).theta, steps, steps)
 
 
+@method("uniform_kernel", priors=("image",))
 def uniform_kernel(
-    cases: Cases,
+    measurement: Measurement,
+    priors: Priors,
     steps: int = 1000,
-    label: str | None = None,
     image_step: float = 1.0,
     kernel_step: float = 1e-5,
     weight: float = 0.0,
@@ -110,7 +159,7 @@ def uniform_kernel(
     The kernel starts as a Gaussian of standard deviation `std` pixels and goes down the gradient of the residual and of
     `weight` l0, its `kernel_step` given for 1,000 steps and constant, projected to the simplex at every step.
     """
-    start = gaussian_kernels(1, cases.kernels.shape[-1], std)[0]
+    start = gaussian_kernels(1, measurement.canvas[1], std)[0]
 
     def projected(schedule, x, x0, t, s, z, variance):
         return project_simplex(x)
@@ -118,70 +167,63 @@ def uniform_kernel(
     def sparse(kernel: Tensor) -> Tensor:
         return l0(2 * kernel / kernel.detach().amax((1, 2, 3), keepdim=True) - 1)
 
-    components = {
-        "image": Component(prior_for(cases, "image", label), tuple(cases.measurement.shape[1:])),
-        "kernel": Component(
-            FlatPrior(Schedule.linear()), tuple(start.shape), project_simplex, clip=None, start=start, step=projected
-        ),
-    }
+    flat = FlatPrior(Schedule.linear())
+    kernel = Component(flat, tuple(start.shape), project_simplex, clip=None, start=start, step=projected)
+    components = {"image": Component(priors["image"], measurement.shape), "kernel": kernel}
     sizes = {"image": step_sizes(steps, image_step)["image"], "kernel": kernel_step * 1000 / steps}
-    operator = partial(blur, boundary=cases.boundary)
-    guidance = DPS(cases.measurement, operator, sizes, {"kernel": (sparse, weight)})
-    last = final(sample(components, guidance, cases.seeds, steps, device=cases.measurement.device))
-    return Estimate(last.theta["image"], last.theta["kernel"])
+    operator = partial(blur, boundary=measurement.boundary)
+    guidance = DPS(measurement.y, operator, sizes, {"kernel": (sparse, weight)})
+    process = Process(components, guidance, ancestral_step())
+    return Estimate(final(process.states(measurement, steps)).theta, steps, steps)
 
 
-def pan_blind(cases: Cases, dark_channel: bool = False) -> Estimate:
-    """Pan's method with l0 gradients, or with the dark channel too; the kernel on the canvas of the true one."""
-    image, kernel = pan_deblur(cases.measurement, _odd(cases.kernels), PAN_DCP if dark_channel else PAN_L0)
-    return Estimate(image, _on_canvas(kernel, cases.kernels.shape[-1]))
+@method("pan")
+def pan(measurement: Measurement, priors: Priors | None = None, dark_channel: bool = False) -> Estimate:
+    """Pan's method with l0 gradients, or with the dark channel too."""
+    size = _odd(measurement.canvas)
+    image, kernel = pan_deblur(measurement.y, size, PAN_DCP if dark_channel else PAN_L0)
+    return Estimate({"image": image, "kernel": _on_canvas(kernel, measurement.canvas)})
 
 
-def self_deblur_blind(cases: Cases, steps: int = 2500, precision: str = "float32") -> Estimate:
-    """SelfDeblur, `precision` by name; the kernel on the canvas of the true one."""
-    dtype = getattr(torch, precision)
-    image, kernel = self_deblur(cases.measurement, _odd(cases.kernels), list(cases.seeds), steps, precision=dtype)
-    return Estimate(image, _on_canvas(kernel, cases.kernels.shape[-1]))
+@method("self_deblur")
+def self_deblur_blind(
+    measurement: Measurement, priors: Priors | None = None, steps: int = 2500, precision: str = "float32"
+) -> Estimate:
+    """SelfDeblur, `precision` by name; what it evaluates are networks of its own."""
+    dtype, size = getattr(torch, precision), _odd(measurement.canvas)
+    image, kernel = self_deblur(measurement.y, size, list(measurement.seeds), steps, precision=dtype)
+    return Estimate({"image": image, "kernel": _on_canvas(kernel, measurement.canvas)}, steps, steps)
 
 
-def supervised(cases: Cases, name: str = "deblur_regression") -> Estimate:
-    """A network that was trained on pairs, by the name of its weights; it looks for no kernel and sees one frame."""
-    return Estimate(restore(prior_for(cases, name), cases.measurement[:, : cases.truth.shape[1]]))
+@method("supervised", priors=("network",))
+def supervised(measurement: Measurement, priors: Priors) -> Estimate:
+    """A network that was trained on pairs; it looks for no kernel and sees one frame."""
+    return Estimate({"image": restore(priors["network"], measurement.first_frame)}, 1)
 
 
-def wiener_known_kernel(cases: Cases, balance: float = 0.02) -> Estimate:
-    """Wiener's filter with the kernel known, by scikit-image, on the measurement continued beyond its frame.
-
-    `balance` weighs the Laplacian of the estimate against the residual; 0.02 stands between what motion
-    kernels and what Gaussian kernels want at this noise.
-    """
-    half, rows = cases.kernels.shape[-1] // 2, []
-    mode = {"reflect": "reflect", "zero": "constant", "circular": "wrap"}[cases.boundary]
-    for y, kernel in zip(cases.measurement.double().numpy(), cases.kernels.double().numpy(), strict=True):
-        wide = np.pad(y, ((0, 0), (half, half), (half, half)), mode)
-        restored = [wiener(channel, kernel[0], balance, clip=False) for channel in wide]
-        rows.append(np.stack(restored)[:, half:-half, half:-half])
-    return Estimate(torch.from_numpy(np.stack(rows)).to(cases.measurement.dtype))
+@method("wiener", known=("kernel",))
+def wiener_known_kernel(measurement: Measurement, priors: Priors | None = None, balance: float = 0.02) -> Estimate:
+    """Wiener's filter with the kernel known; `balance` as `baselines.wiener` has it."""
+    kernel = _told(measurement, "kernel")
+    return Estimate({"image": wiener(measurement.y, kernel, balance, measurement.boundary)})
 
 
-def prior_for(cases: Cases, name: str, label: str | Tensor | None = None) -> NetworkPrior:
-    """A prior by name, on the device that the cases are on. Raises: as `load_prior`."""
-    return load_prior(name, label, device=cases.measurement.device)
+def _told(measurement: Measurement, name: str) -> Tensor:
+    if name not in measurement.known:
+        raise ValueError(f"the measurement's `known` holds {sorted(measurement.known)}; wanted {name!r} among them")
+    return measurement.known[name]
 
 
-def _choice(what: str, name: str, choices: dict):
-    if name not in choices:
-        raise ValueError(f"no {what} is called {name!r}; there are {', '.join(sorted(choices))}")
-    return choices[name]
+def _odd(canvas: tuple[int, int]) -> tuple[int, int]:
+    """The largest odd sides of a kernel that the canvas holds."""
+    height, width = (side - 1 + side % 2 for side in canvas)
+    return height, width
 
 
-def _odd(kernels: Tensor) -> int:
-    """The largest odd size that the canvas of these kernels holds."""
-    return kernels.shape[-1] - 1 + kernels.shape[-1] % 2
-
-
-def _on_canvas(kernel: Tensor, size: int) -> Tensor:
-    """A kernel B 1 S S on a canvas of `size` pixels, its centre S // 2 on the centre size // 2."""
-    before = size // 2 - kernel.shape[-1] // 2
-    after = size - kernel.shape[-1] - before
-    return torch.nn.functional.pad(kernel, (before, after, before, after))
+def _on_canvas(kernel: Tensor, canvas: tuple[int, int]) -> Tensor:
+    """A kernel B 1 h w on a canvas of H W pixels, its centre h // 2 on the centre H // 2."""
+    sides = []
+    for size, wanted in zip(reversed(kernel.shape[2:]), reversed(canvas), strict=True):
+        before = wanted // 2 - size // 2
+        sides += [before, wanted - size - before]
+    return torch.nn.functional.pad(kernel, sides)

@@ -3,17 +3,19 @@
 import argparse
 import os
 import sys
+import tempfile
 import time
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from pdm import paths
-from pdm.paths import ROOT, SCALES, results_dir
+from pdm.openmp import SPINS
+from pdm.paths import HOME, SCALES, resolved, results_dir, sweep, write_whole
 
 
-def select_notebooks(folder, names=()):
+def select_notebooks(folder: str | Path, names: Sequence[str] = ()) -> list[Path]:
     """Return the notebooks `NN_*.ipynb` of a folder in their order: those named, or all.
 
-    A name may come with or without `.ipynb`. Raises ValueError for a name that is not there.
+    A name may come with or without `.ipynb`. Raises: ValueError for a name that is not there.
     """
     found = {path.stem: path for path in sorted(Path(folder).resolve().glob("[0-9][0-9]_*.ipynb"))}
     if not found:
@@ -24,7 +26,7 @@ def select_notebooks(folder, names=()):
     return [path for stem, path in found.items() if not wanted or stem in wanted]
 
 
-def run_notebook(notebook, folder, parameters):
+def run_notebook(notebook: str | Path, folder: str | Path, parameters: Mapping[str, object]) -> float:
     """Execute one notebook in its own folder, write the executed copy to `folder`, and return the seconds.
 
     A run that fails raises what papermill raises and leaves what it got to as `NAME.failed.ipynb`.
@@ -32,33 +34,32 @@ def run_notebook(notebook, folder, parameters):
     import papermill  # here, since a kernel that only writes tables should not wait for it
 
     notebook, folder = Path(notebook).resolve(), Path(folder).resolve()
-    folder.mkdir(parents=True, exist_ok=True)
-    partial = folder / f".{notebook.stem}.partial.ipynb"
     failed = folder / f"{notebook.stem}.failed.ipynb"
-    partial.unlink(missing_ok=True)  # of a run that was killed
     begin = time.perf_counter()
-    try:
-        papermill.execute_notebook(
-            _plain(notebook),
-            _plain(partial),
-            parameters=parameters,
-            cwd=notebook.parent,
-            progress_bar=sys.stderr.isatty(),
-        )
-    except BaseException:  # an interrupt too: the partial copy is worth a look
-        if partial.exists():
-            os.replace(partial, failed)
-        raise
-    os.replace(partial, folder / notebook.name)
+    with tempfile.TemporaryDirectory() as elsewhere:  # of this run alone, for another may execute the same notebook
+        partial = Path(elsewhere) / notebook.name
+        try:
+            papermill.execute_notebook(
+                _plain(notebook),
+                _plain(partial),
+                parameters=parameters,
+                cwd=notebook.parent,
+                progress_bar=sys.stderr.isatty(),
+            )
+        except BaseException:  # an interrupt too: the partial copy is worth a look
+            if partial.exists():
+                write_whole(failed, partial.read_bytes())
+            raise
+        write_whole(folder / notebook.name, partial.read_bytes())
     failed.unlink(missing_ok=True)
     return time.perf_counter() - begin
 
 
-def _plain(path):
+def _plain(path: Path) -> str:
     return str(path).replace("{", "{{").replace("}", "}}")  # papermill formats its paths
 
 
-def main(arguments=None):
+def main(arguments: list[str] | None = None) -> int:
     """Run the command line and return its exit code: 0, 1 if a notebook failed, 2 for a bad argument.
 
     A notebook that fails does not keep the others from running.
@@ -67,9 +68,10 @@ def main(arguments=None):
     parser.add_argument("names", nargs="*", metavar="NAME", help="notebooks to run, by default all of them")
     parser.add_argument("--scale", default="pocket", help=f"{', '.join(SCALES)} (default: %(default)s)")
     parser.add_argument("--seed", type=int, help="overrides the notebooks' own SEED")
-    parser.add_argument("--notebooks-dir", default=ROOT / "notebooks", help="default: notebooks/")
+    parser.add_argument("--notebooks-dir", default=HOME / "notebooks", help="default: notebooks/")
     parser.add_argument("--results", help="default: the environment's PDM_RESULTS, else results/")
     parser.add_argument("--go-on", action="store_true", help="take the records of results/SCALE/records, where it can")
+    parser.add_argument("--pictures", action="store_true", help="regenerate figures that want methods run again, too")
     options = parser.parse_args(arguments)
     try:
         notebooks = select_notebooks(options.notebooks_dir, options.names)
@@ -77,9 +79,11 @@ def main(arguments=None):
     except ValueError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
-    os.environ |= paths.resolved(os.environ)
-    os.environ["PDM_RESULTS"] = str(folder.parent)  # the kernels inherit it, and write where we do
-    os.environ |= {"PDM_GO_ON": "1"} if options.go_on else {}
+    sweep(folder)  # what runs that were killed left unfinished
+    os.environ |= resolved(os.environ) | {"PDM_RESULTS": str(folder.parent)}  # the kernels inherit it, elsewhere
+    os.environ.setdefault("GOMP_SPINCOUNT", SPINS)
+    for name, chosen in (("PDM_GO_ON", options.go_on), ("PDM_PICTURES", options.pictures)):
+        os.environ |= {name: "1"} if chosen else {}
     parameters = {"SCALE": options.scale} | ({} if options.seed is None else {"SEED": options.seed})
     failed = []
     for notebook in notebooks:

@@ -13,7 +13,7 @@ from pdm.train.objectives import BANDS, band_losses
 
 
 def band_rows(name: str, domain: str, split: str, prior: NetworkPrior, x0: Tensor) -> list[dict]:
-    """Rows of the table of losses by noise band, `training.band_losses` of N C *S samples."""
+    """Rows of the table of losses by noise band, `objectives.band_losses` of N C *S samples."""
     losses = band_losses(prior, x0)
     key = {"prior": name, "domain": domain, "split": split}
     return [key | {"t_low": a, "t_high": b, "loss": v} for (a, b), v in zip(pairwise(BANDS), losses, strict=True)]

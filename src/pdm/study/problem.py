@@ -1,130 +1,203 @@
-"""A problem and an answer: photographs with what became of them, and what a method makes of that."""
+"""A problem and an answer: what a method is given, what it is held against, and what it makes of it."""
 
-from collections.abc import Sequence
-from dataclasses import dataclass, fields, replace
+import warnings
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import TypeVar
 
 import torch
 from torch import Tensor
 
 from pdm.data import SIGMA, noisy
 from pdm.operators import blur, turbulence
+from pdm.sampler import NoiseStreams
+
+BOUNDARIES = ("reflect", "zero", "circular")
+Batch = TypeVar("Batch", "Measurement", "Truth")
 
 
-def measure(
-    images: Tensor, kernels: Tensor, seeds: Sequence[int], sigma: float = SIGMA, boundary: str = "reflect"
-) -> Tensor:
-    """y = k * x + n with a noise stream per sample: B C H W and B 1 h w to B C H W.
+@dataclass(frozen=True, eq=False)
+class Measurement:
+    """What a method is given: B blurred images `y`, B C H W in [-1, 1] give or take the noise, and B `seeds`.
 
-    The scene beyond the frame is by default the mirrored image: no dark rim gives the kernel away.
-    Raises: ValueError as `blur` and `add_noise`, and unless there is one seed per image.
+    With `frames` K of one scene y is B KC H W. `sigma` is the noise's standard deviation, `boundary` what lies beyond
+    the frame, as in `operators.blur`, `canvas` the height and width that the kernel is looked for on. `known` holds
+    what a reference method is told of the operator: "kernel", B 1 h w, and "tilt", B 2K H W in pixels.
+    Raises: ValueError for another shape, values far outside [-1, 1] or not finite, seeds that are not B whole numbers.
     """
-    if len(seeds) != len(images):
-        raise ValueError(f"{len(seeds)} seeds for {len(images)} images; wanted one each")
-    blurred = blur(images, kernels, boundary)
-    return noisy(blurred, seeds, sigma)
+
+    y: Tensor
+    seeds: tuple[int, ...]
+    sigma: float = SIGMA
+    boundary: str = "reflect"
+    canvas: tuple[int, int] = (32, 32)
+    frames: int = 1
+    known: Mapping[str, Tensor] = field(default_factory=dict)
+
+    def __post_init__(self):
+        y = self.y
+        if not isinstance(y, Tensor) or y.dim() != 4 or not y.is_floating_point() or y.numel() == 0:
+            came = f"{y.dtype} {tuple(y.shape)}" if isinstance(y, Tensor) else type(y).__name__
+            raise ValueError(f"the measurement is {came}; wanted floating point, B C H W in [-1, 1]")
+        if not y.isfinite().all() or y.abs().max() > 2:
+            raise ValueError(
+                f"the measurement lies in [{y.min():g}, {y.max():g}]; wanted [-1, 1], give or take the noise"
+            )
+        if y.min() > -0.1 and y.max() < 1.1 and y.max() > 0.5:
+            warnings.warn("the measurement lies in [0, 1]; wanted [-1, 1]: 2 y - 1, if black is 0 in it", stacklevel=3)
+        object.__setattr__(self, "seeds", tuple(NoiseStreams(self.seeds).seeds))
+        if len(self.seeds) != len(y) or y.shape[1] % self.frames:
+            raise ValueError(
+                f"{len(self.seeds)} seeds, {self.frames} frames for y {tuple(y.shape)}; wanted B seeds, KC channels"
+            )
+        if self.boundary not in BOUNDARIES:
+            raise ValueError(f"boundary is {self.boundary!r}; wanted one of {', '.join(BOUNDARIES)}")
+
+    def __len__(self) -> int:
+        return len(self.seeds)
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """C H W of one image."""
+        return (self.y.shape[1] // self.frames, *self.y.shape[2:])
+
+    @property
+    def first_frame(self) -> Tensor:
+        """B C H W."""
+        return self.y[:, : self.shape[0]]
+
+
+@dataclass(frozen=True, eq=False)
+class Truth:
+    """What a measurement was made of: `image` B C H W in [-1, 1], `kernel` B 1 h w of sum 1, `tilt` B 2K H W, if any.
+
+    Raises: ValueError for unequal numbers, a kernel that is negative or of another sum, an image outside [-1, 1].
+    """
+
+    image: Tensor
+    kernel: Tensor
+    tilt: Tensor | None = None
+
+    def __post_init__(self):
+        image, kernel = self.image, self.kernel
+        if image.dim() != 4 or kernel.dim() != 4 or len({len(v) for v in self.components.values()}) != 1:
+            shapes = {name: tuple(v.shape) for name, v in self.components.items()}
+            raise ValueError(f"the truth has the shapes {shapes}; wanted B C H W, B 1 h w and B 2K H W")
+        if not (kernel >= 0).all() or not ((kernel.sum((1, 2, 3)) - 1).abs() < 1e-3).all():
+            sums = kernel.sum((1, 2, 3)).tolist()[:4]
+            raise ValueError(f"kernels have the minimum {kernel.min():g} and the sums {sums}; wanted >= 0 and sum 1")
+        if not image.abs().max() <= 1.001:
+            raise ValueError(f"the image lies in [{image.min():g}, {image.max():g}]; wanted [-1, 1]")
+
+    @property
+    def components(self) -> dict[str, Tensor]:
+        """The parts that there are, by name."""
+        found = {"image": self.image, "kernel": self.kernel, "tilt": self.tilt}
+        return {name: value for name, value in found.items() if value is not None}
+
+
+def _map(batch: Batch, change) -> Batch:
+    """The same with every tensor, and the seeds, changed."""
+    values = {name: change(v) for name, v in vars(batch).items() if isinstance(v, (Tensor, tuple)) and name != "canvas"}
+    if isinstance(batch, Measurement):
+        values["known"] = {name: change(v) for name, v in batch.known.items()}
+    return replace(batch, **values)
 
 
 @dataclass(frozen=True, eq=False)
 class Cases:
-    """Photographs and what became of them, B of each: `truth` B C H W, `kernels` B 1 h w, `seeds`.
-
-    `measurement` is B C H W, or B KC H W for K frames seen through as many `tilts`, B 2K H W in pixels; there are none
-    where the air was calm. `sigma` is the noise's standard deviation, and `boundary` what lies beyond the frame, as in
-    `operators.blur`, which methods by diffusion take over. A blind method reads `measurement`, `seeds` and `boundary`.
-    Raises: ValueError for unequal numbers or another boundary.
-    """
+    """B measurements with their names and truths; `title` is what a file of their results is called."""
 
     names: tuple[str, ...]
-    truth: Tensor
-    measurement: Tensor
-    kernels: Tensor
-    seeds: tuple[int, ...]
-    tilts: Tensor | None = None
-    sigma: float = SIGMA
-    boundary: str = "reflect"
+    measurement: Measurement
+    truth: Truth
+    title: str = ""
 
     def __post_init__(self):
-        counts = {name: len(value) for name, value in self._parts().items() if value is not None}
+        counts = {"names": len(self.names), "measurement": len(self.measurement), "truth": len(self.truth.image)}
         if len(set(counts.values())) != 1:
             raise ValueError(f"the cases have {counts}; wanted as many of each")
-        if self.boundary not in ("reflect", "zero", "circular"):
-            raise ValueError(f"boundary is {self.boundary!r}; wanted reflect, zero or circular")
-
-    def _parts(self) -> dict:
-        return {f.name: getattr(self, f.name) for f in fields(self) if f.name not in ("sigma", "boundary")}
 
     def __len__(self) -> int:
         return len(self.names)
 
     def __getitem__(self, which: slice) -> "Cases":
-        parts = {n: v[which] for n, v in self._parts().items() if v is not None}
-        # A copy, for a view would be kept and sent with all that it is a view of.
-        return replace(self, **{n: v.clone() if isinstance(v, Tensor) else v for n, v in parts.items()})
+        def cut(value):  # a copy, for a view would be kept and sent with all that it is a view of
+            return value[which].clone() if isinstance(value, Tensor) else value[which]
 
-    def to(self, device: torch.device | str) -> "Cases":
-        """The same with all tensors on `device`, where a method of networks then computes."""
-        return replace(self, **{n: v.to(device) for n, v in self._parts().items() if isinstance(v, Tensor)})
+        return replace(
+            self, names=self.names[which], measurement=_map(self.measurement, cut), truth=_map(self.truth, cut)
+        )
+
+    def given(self, known: Sequence[str] = (), device: torch.device | str = "cpu") -> Measurement:
+        """The measurement on `device`, for a method that is told `known`, "kernel" or "tilt", of the truth."""
+        told = {name: self.truth.components[name] for name in known if name in self.truth.components}
+        return _map(replace(self.measurement, known=told), lambda v: v.to(device) if isinstance(v, Tensor) else v)
 
 
 @dataclass(frozen=True, eq=False)
 class Estimate:
-    """What a method makes of a batch: image, B C H W; kernel, B 1 h w, and tilts, B 2K H W, if it looks for any."""
+    """What a method makes of a batch: `values` by component, "image" B C H W, "kernel" B 1 h w, "tilt" B 2K H W.
 
-    image: Tensor
-    kernel: Tensor | None = None
-    tilt: Tensor | None = None
+    `forward` and `backward` count what it took: evaluations of each network for a sample, and gradients through them.
+    `boundary` is what the method took to lie beyond the frame, where that is not the measurement's.
+    """
 
-    def to(self, device: torch.device | str) -> "Estimate":
-        """The same with all tensors on `device`."""
-        return Estimate(*(None if v is None else v.to(device) for v in (self.image, self.kernel, self.tilt)))
+    values: Mapping[str, Tensor]
+    forward: int = 0
+    backward: int = 0
+    boundary: str | None = None
+
+    @property
+    def image(self) -> Tensor:
+        """B C H W."""
+        return self.values["image"]
+
+    @property
+    def kernel(self) -> Tensor | None:
+        """B 1 h w, where the method looks for one."""
+        return self.values.get("kernel")
+
+    @property
+    def tilt(self) -> Tensor | None:
+        """B 2K H W in pixels, where the method looks for one."""
+        return self.values.get("tilt")
+
+    def map(self, change) -> "Estimate":
+        """The same with every tensor changed."""
+        return replace(self, values={name: change(value) for name, value in self.values.items()})
 
 
-def explained(estimate: Estimate, frames: int = 1, boundary: str = "reflect") -> Tensor | None:
-    """The measurement that an estimate stands for, B KC H W; None where the method has no kernel to explain it by."""
-    if estimate.kernel is None:
+def explained(values: Mapping[str, Tensor], frames: int = 1, boundary: str = "reflect") -> Tensor | None:
+    """The measurement that image, kernel and tilt stand for, B KC H W; None where there is no kernel."""
+    image, kernel, tilt = (values.get(name) for name in ("image", "kernel", "tilt"))
+    if image is None or kernel is None:
         return None
-    if estimate.tilt is None:
-        return blur(estimate.image, estimate.kernel, boundary).repeat(1, frames, 1, 1)
-    views = [turbulence(estimate.image, estimate.kernel, tilt, boundary) for tilt in estimate.tilt.split(2, dim=1)]
-    return torch.cat(views, dim=1)
+    if tilt is None:
+        return blur(image, kernel, boundary).repeat(1, frames, 1, 1)
+    return torch.cat([turbulence(image, kernel, one, boundary) for one in tilt.split(2, dim=1)], dim=1)
 
 
-def blurred_cases(
-    truth: Tensor,
-    kernels: Tensor,
+def measured(
+    image: Tensor,
+    kernel: Tensor,
     seeds: Sequence[int],
     names: Sequence[str] | None = None,
+    tilt: Tensor | None = None,
     sigma: float = SIGMA,
     boundary: str = "reflect",
+    title: str = "",
 ) -> Cases:
-    """Blur photographs and add noise, as `experiments.measure`; the seeds are the noise's and the methods'."""
-    names = [str(i) for i in range(len(truth))] if names is None else names
-    seen = measure(truth, kernels, seeds, sigma, boundary)
-    return Cases(tuple(names), truth, seen, kernels, tuple(seeds), sigma=sigma, boundary=boundary)
+    """Measure photographs, B C H W in [-1, 1]: tilted if there is a tilt, B 2K H W, blurred by B 1 h w, with noise.
 
-
-def unknown(measurement: Tensor, seeds: Sequence[int], canvas: int = 32) -> Cases:
-    """Measurements, B C H W in [-1, 1], whose truth nobody has: images and kernels are NaN, for blind methods alone.
-
-    Raises: ValueError for a measurement of another shape, far outside [-1, 1] or not finite, or seeds that are not B.
+    y = k * T(x) + n; the noise of each sample has a stream of its own, from its seed. The scene beyond the frame is by
+    default the mirrored image: no dark rim gives the kernel away.
+    Raises: ValueError as `Truth`, `Measurement`, `blur` and `add_noise`.
     """
-    if measurement.dim() != 4 or not measurement.abs().max() <= 2:
-        reach = f"reaches to {measurement.abs().max():g} in size" if measurement.numel() else "is empty"
-        raise ValueError(f"the measurement is {tuple(measurement.shape)} and {reach}; wanted B C H W in [-1, 1]")
-    kernels = torch.full((len(measurement), 1, canvas, canvas), float("nan"))
-    names = tuple(str(i) for i in range(len(measurement)))
-    return Cases(names, torch.full_like(measurement, float("nan")), measurement, kernels, tuple(seeds))
-
-
-def turbulent_cases(
-    truth: Tensor,
-    kernels: Tensor,
-    tilts: Tensor,
-    seeds: Sequence[int],
-    names: Sequence[str] | None = None,
-    sigma: float = SIGMA,
-) -> Cases:
-    """K frames of each photograph through one kernel and K tilts, B 2K H W in pixels, with noise."""
-    names = [str(i) for i in range(len(truth))] if names is None else names
-    clean = explained(Estimate(truth, kernels, tilts))
-    return Cases(tuple(names), truth, noisy(clean, seeds, sigma), kernels, tuple(seeds), tilts, sigma)
+    truth, frames = Truth(image, kernel, tilt), 1 if tilt is None else tilt.shape[1] // 2
+    if len(tuple(seeds)) != len(image):
+        raise ValueError(f"{len(tuple(seeds))} seeds for {len(image)} images; wanted one each")
+    clean = explained(truth.components, boundary=boundary)
+    y = noisy(clean, seeds, sigma)
+    found = Measurement(y, tuple(seeds), sigma, boundary, tuple(kernel.shape[2:]), frames)
+    return Cases(tuple(str(i) for i in range(len(image))) if names is None else tuple(names), found, truth, title)

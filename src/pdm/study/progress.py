@@ -5,12 +5,13 @@ from collections.abc import Iterator
 
 from tqdm import tqdm
 
+from pdm import checks
 from pdm.sampler import State
 
 
 def progress(states: Iterator[State], steps: int, description: str = "") -> Iterator[State]:
     """Pass states on under a progress bar that shows the mean residual norm."""
-    with tqdm(total=steps, desc=description, file=sys.stdout, mininterval=1.0, ncols=88) as bar:
+    with tqdm(total=checks.count("steps", steps), desc=description, file=sys.stdout, mininterval=1.0, ncols=88) as bar:
         for state in states:
             bar.update()
             if state.loss is not None:
@@ -20,5 +21,6 @@ def progress(states: Iterator[State], steps: int, description: str = "") -> Iter
 
 def keep(states: Iterator[State], count: int, steps: int) -> list[State]:
     """Run to the end and keep about `count` states, evenly spaced and the last among them."""
-    every = max(1, steps // count)
+    steps = checks.count("steps", steps)
+    every = max(1, steps // checks.count("count", count))
     return [state for i, state in enumerate(states, 1) if (steps - i) % every == 0]

@@ -9,11 +9,11 @@ A table stands between two comments, the first of which names the CSV and its co
 """
 
 import argparse
-import os
 import re
+import sys
 from pathlib import Path
 
-from pdm.paths import ROOT
+from pdm.paths import ROOT, write_whole
 
 FILES = (ROOT / "README.md", ROOT / "results" / "bench" / "results.md")
 TABLES = ROOT / "results" / "bench" / "tables"
@@ -27,10 +27,10 @@ FORMATS = {
 }
 
 
-def rendered(text, tables=TABLES):
+def rendered(text: str, tables: str | Path = TABLES) -> str:
     """Return a Markdown text with every table in it as the CSVs in the folder `tables` have it.
 
-    Raises ValueError for a table, column or value that is not there.
+    Raises: ValueError for a table, column or value that is not there.
     """
 
     def block(found):
@@ -40,12 +40,12 @@ def rendered(text, tables=TABLES):
     return BLOCK.sub(block, text)
 
 
-def markdown(path, columns, where=None, value=None):
+def markdown(path: Path, columns: list[str], where: str | None = None, value: str | None = None) -> str:
     """Return columns of a CSV as a Markdown table; with `where`, of the rows that have `value` in that column.
 
     Numbers have three digits after the point, columns of whole ones none, those of `FORMATS` their own; small ones have
     an exponent, NaN is left empty, and what is true or false is yes or no.
-    Raises ValueError for a table, column or value that is not there.
+    Raises: ValueError for a table, column or value that is not there.
     """
     import pandas as pd
 
@@ -78,17 +78,22 @@ def _cell(column, value, whole):
     return FORMATS.get(column, plain).format(value)
 
 
-def main(arguments=None):
-    """Write the tables of README.md and results/bench/results.md anew."""
-    argparse.ArgumentParser(prog="python -m pdm.study.report", description=main.__doc__).parse_args(arguments)
+def main(arguments: list[str] | None = None) -> int:
+    """Run the command line and return its exit code: 0, or 2 where a text or a table is missing."""
+    about = "Write the tables of README.md and results/bench/results.md again, from the committed CSVs."
+    argparse.ArgumentParser(prog="python -m pdm.study.report", description=about).parse_args(arguments)
     for path in FILES:
-        text = path.read_text()
-        if (new := rendered(text)) != text:
-            partial = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-            partial.write_text(new)
-            os.replace(partial, path)
-            print(f"{path.relative_to(ROOT)} written")
+        try:
+            text = path.read_text(encoding="utf-8")
+            new = rendered(text)
+        except (OSError, ValueError) as error:
+            print(f"error: {path}: {error}", file=sys.stderr)
+            return 2
+        if new != text:
+            write_whole(path, new)
+            print(f"{path} written")
+    return 0
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

@@ -7,14 +7,14 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 import pandas as pd
 
-COLUMNS = (  # of a table of methods, in their order; `reproduce.write_table` keeps the last three beside the CSV
+from pdm import checks
+from pdm.study.score import METRICS
+
+COLUMNS = (  # of a table of methods, in their order; `tables.write_table` keeps the last three beside the CSV
     "dataset degradation method n psnr psnr_lo psnr_hi ssim lpips lpips_lo lpips_hi fd_vgg kid kernel_mse mnc "
     "diverged seconds_per_image steps scale seeds commits machines"
 ).split()
-
-
 DISTANCES = ("fd_vgg", "kid")
-METRICS = ("psnr", "ssim", "lpips", "kernel_mse", "mnc", "tilt_epe")
 
 
 def aggregate(records: Mapping[str, dict], seed: int = 0) -> pd.DataFrame:
@@ -26,18 +26,20 @@ def aggregate(records: Mapping[str, dict], seed: int = 0) -> pd.DataFrame:
     rows = []
     for name, record in records.items():
         table, row = pd.DataFrame(record["rows"]), {"method": name, "n": len(record["rows"])}
+        table = table.astype(dict.fromkeys((*METRICS, "seconds"), float))  # None is NaN there
         groups = [_picture(image) for image in table.image]
         for metric in METRICS:
             row[metric] = table[metric].mean()
             if metric in ("psnr", "lpips"):
                 row[f"{metric}_lo"], row[f"{metric}_hi"] = bootstrap(table[metric].to_numpy(), seed, groups=groups)
-        row |= {distance: record[distance] for distance in DISTANCES}
+        row |= {distance: record[distance] for distance in DISTANCES}  # None for a few images
         row["mnc_median"] = table.mnc.median()
-        row |= {"diverged": int(table.diverged.sum()), "seconds_per_image": table.seconds.mean()}
+        told = table.diverged.dropna()  # a method without a kernel has no residual to tell by
+        row |= {"diverged": int(told.sum()) if len(told) else None, "seconds_per_image": table.seconds.mean()}
         row |= {"seeds": f"{table.seed.min()} to {table.seed.max()}"}
         row |= {"commits": " ".join(sorted(set(table.commit))), "machines": ", ".join(sorted(set(table.machine)))}
-        rows.append(row | {"steps": int(table.steps.iloc[0])})
-    return pd.DataFrame(rows)
+        rows.append(row | {"steps": int(table.forward.iloc[0])})
+    return pd.DataFrame(rows).astype({"diverged": "Int64"})
 
 
 def bootstrap(
@@ -48,7 +50,7 @@ def bootstrap(
     What belongs to one of `groups`, a name for each value, is drawn together: crops of one photograph are not
     independent, and an interval that took them for so would be too narrow.
     """
-    finite = np.isfinite(values)
+    seed, draws, finite = checks.count("seed", seed, 0), checks.count("draws", draws), np.isfinite(values)
     if not finite.any():
         return math.nan, math.nan
     _, group = np.unique(np.arange(len(values)) if groups is None else np.asarray(groups), return_inverse=True)
@@ -66,7 +68,7 @@ def difference(one: dict, other: dict, metric: str, seed: int = 0) -> tuple[floa
     Returns: the mean difference and its bootstrap interval of 95%, as `aggregate` has intervals, over the images on
     which both have the figure. Raises: ValueError for other images.
     """
-    tables = [pd.DataFrame(record["rows"]).set_index("image")[metric] for record in (one, other)]
+    tables = [pd.DataFrame(record["rows"]).set_index("image")[metric].astype(float) for record in (one, other)]
     if list(tables[0].index) != list(tables[1].index):
         raise ValueError(f"{len(tables[0])} and {len(tables[1])} images; wanted the same ones")
     apart = tables[0] - tables[1]

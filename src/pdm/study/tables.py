@@ -2,10 +2,10 @@
 
 import json
 import math
-import os
 import re
+from pathlib import Path
 
-from pdm.paths import results_dir
+from pdm.paths import locked, results_dir, write_whole
 from pdm.study import provenance
 
 
@@ -24,60 +24,70 @@ def target_row(notebook: str, claim: str, measured: float, least: float = -math.
 BESIDE = ("commits", "seeds", "machines", "sampler")  # columns of a table that go into its provenance
 
 
-def write_table(frame, name, scale, seed=None):
+def write_table(frame, name: str, scale: str, seed: int | None = None) -> Path:
     """Write a DataFrame to `results/SCALE/tables/NAME.csv`, whole or not at all, and return the path.
 
     Numbers keep six significant digits; the index is written only where it has a name. Where it came from is written to
-    `results/SCALE/provenance/NAME.json`: `pdm.provenance.describe`, `seed`, and for each row the values of the columns
+    `results/SCALE/provenance/NAME.json`: `provenance.describe`, `seed`, and for each row the values of the columns
     `BESIDE`, which the CSV leaves out.
-    Raises ValueError for an unknown scale, or a name that is not a plain file name.
+    Raises: ValueError for an unknown scale, or a name that is not a plain file name.
     """
     _write_provenance(frame, name, scale, seed)
-    return _write_csv(frame, name, scale)
+    return _write_csv(frame, _path(name, scale))
 
 
-def update_table(frame, name, scale, by, seed=None):
+def update_table(frame, name: str, scale: str, by: str, seed: int | None = None) -> Path:
     """Write `frame` into `results/SCALE/tables/NAME.csv` in place of the rows that have its values of column `by`.
 
-    Rows of other values stay, so that several notebooks share a table, one after the other; where these rows came from
-    is written to `results/SCALE/provenance/NAME-VALUES.json`. Returns the path; raises as `write_table`.
+    Rows of other values stay, so that several notebooks share a table, one after the other or at once; where these rows
+    came from is written to `results/SCALE/provenance/NAME-VALUES.json`. Returns the path; raises as `write_table`.
     """
     import pandas as pd  # here, for the command line below should start at once
 
-    _write_provenance(frame, "-".join([name, *sorted(frame[by].unique())]), scale, seed)
-    path = results_dir(scale) / "tables" / f"{name}.csv"
-    if path.is_file():
-        others = pd.read_csv(path)
-        frame = pd.concat([others[~others[by].isin(frame[by])], frame]).sort_values(by, kind="stable")
-    return _write_csv(frame, name, scale)
+    path = _path(name, scale)
+    _write_provenance(frame, "-".join([name, *sorted(map(str, frame[by].unique()))]), scale, seed)
+    with locked(path):
+        if path.is_file():
+            others = pd.read_csv(path)
+            frame = pd.concat([others[~others[by].isin(frame[by])], frame]).sort_values(by, kind="stable")
+        return _write_csv(frame, path)
 
 
-def _write_csv(frame, name, scale):
-    path = results_dir(scale) / "tables" / f"{_plain_name(name)}.csv"
+def write_sets(frame, name: str, scale: str, seed: int | None = None) -> Path:
+    """Write a table of data sets, column `dataset`: the rows of sets that are not in `frame` stay where they stand.
+
+    So a machine that has not all the sets regenerates the rows of those it has. Returns the path; raises as
+    `write_table`.
+    """
+    import pandas as pd
+
+    path, own = _path(name, scale), set(frame["dataset"])
+    with locked(path):
+        old = pd.read_csv(path).to_dict("records") if path.is_file() else []
+        if {row["dataset"] for row in old} <= own:
+            return write_table(frame, name, scale, seed)
+        _write_provenance(frame, "-".join([name, *sorted(own)]), scale, seed)
+        new, rows = frame[[column for column in frame if column not in BESIDE]].to_dict("records"), []
+        for row in old:  # each of ours in the place of one of its set
+            place = next((i for i, candidate in enumerate(new) if candidate["dataset"] == row["dataset"]), None)
+            rows += [new.pop(place)] if place is not None else [row] * (row["dataset"] not in own)
+        return _write_csv(pd.DataFrame([*rows, *new]), path)
+
+
+def _write_csv(frame, path: Path) -> Path:
     named_index = any(level is not None for level in frame.index.names)
     beside = [column for column in BESIDE if column in frame]
-    _write(path, frame.drop(columns=beside).to_csv(float_format="%.6g", index=named_index))
+    write_whole(path, frame.drop(columns=beside).to_csv(float_format="%.6g", index=named_index, lineterminator="\n"))
     return path
 
 
-def _write_provenance(frame, name, scale, seed):
-    path = results_dir(scale) / "provenance" / f"{_plain_name(name)}.json"
+def _write_provenance(frame, name: str, scale: str, seed: int | None) -> None:
     rows = {column: [str(value) for value in frame[column]] for column in BESIDE if column in frame}
     origin = provenance.describe() | {"scale": scale, "seed": seed} | ({"rows": rows} if rows else {})
-    path.parent.mkdir(exist_ok=True)
-    _write(path, json.dumps(origin, indent=1) + "\n")
+    write_whole(_path(name, scale, "provenance", "json"), json.dumps(origin, indent=1) + "\n")
 
 
-def _plain_name(name):
+def _path(name: str, scale: str, folder: str = "tables", suffix: str = "csv") -> Path:
     if not re.fullmatch(r"\w[\w.-]*", name):
         raise ValueError(f"a table's name is letters, digits, '_', '-' and '.', not {name!r}")
-    return name
-
-
-def _write(path, text):
-    partial = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        partial.write_text(text)
-        os.replace(partial, path)
-    finally:
-        partial.unlink(missing_ok=True)
+    return results_dir(scale) / folder / f"{name}.{suffix}"

@@ -1,6 +1,6 @@
 """Table 3: seeing through turbulent air. Image, kernel and tilts through the same loop as image and kernel.
 
-Each method has the signature of those of `pdm.study.deblurring`, and takes cases with tilts, of K frames.
+Each method has the signature of those of `pdm.study.deblurring`, and takes measurements of K frames.
 """
 
 from dataclasses import replace
@@ -10,20 +10,23 @@ from torch import Tensor
 
 from pdm.baselines.ilvr import ILVR
 from pdm.data import TILT_BOUND
-from pdm.guidance import DPS, StepSize, step_sizes
+from pdm.guidance import DPS, StepSize
 from pdm.models import FlatPrior
 from pdm.operators import Frames
-from pdm.sampler import Component, State, final, sample
-from pdm.schedule import Schedule
-from pdm.study.deblurring import Problem, blind_dps, blind_problem, prior_for
-from pdm.study.problem import Cases, Estimate, explained
-from pdm.study.restarts import run_passes
+from pdm.sampler import Component, State, final
+from pdm.schedule import Schedule, ancestral_step
+from pdm.study import deblurring
+from pdm.study.deblurring import Priors, Process, Settings, blind_process, step_sizes
+from pdm.study.method import method
+from pdm.study.problem import Estimate, Measurement, explained
+from pdm.study.restarts import passes
 
 
+@method("turbulence", priors=("image", "kernel", "tilt"), settings=Settings)
 def blind(
-    cases: Cases,
+    measurement: Measurement,
+    priors: Priors,
     steps: int = 1000,
-    label: str | None = None,
     tilt_step: float = 0.6,
     restarts: int = 0,
     back_to: int = 200,
@@ -31,78 +34,80 @@ def blind(
 ) -> Estimate:
     """Algorithm 2, with a tilt for each frame and a step for every tilt, of the shape that the image's step has.
 
-    Settings as `restoration.blind_problem`; `restarts` from `back_to` are ours, as `chains.run_passes` counts them.
+    `restarts` from `back_to` are ours, as `restarts.passes` counts them; the rest as `deblurring.Settings`.
     """
-    prior = prior_for(cases, "tilt")
-    tilt = Component(prior, prior.shape, _in_pixels)
+    chosen, tilt = Settings(**settings), Component(priors["tilt"], priors["tilt"].shape, _in_pixels)
 
-    def problem(steps: int) -> Problem:
-        size = step_sizes(steps, tilt_step, constant=settings.get("constant", False))["image"]
-        return _problem(cases, steps, label, tilt, size, **settings)
+    def process(n: int) -> Process:
+        size = step_sizes(n, tilt_step, constant=chosen.constant)["image"]
+        return _process(measurement, priors, n, chosen, tilt, size)
 
-    return _estimate(run_passes(cases, problem, steps, restarts, back_to))
+    last = final(passes(measurement, process, steps, restarts, back_to))
+    return _estimate(last, steps, chosen.boundary)
 
 
+@method("uniform_tilt", priors=("image", "kernel"), settings=Settings)
 def uniform_tilt(
-    cases: Cases, steps: int = 1000, label: str | None = None, tilt_step: float = 0.01, **settings
+    measurement: Measurement, priors: Priors, steps: int = 1000, tilt_step: float = 0.01, **settings
 ) -> Estimate:
     """The same without a prior over tilts: they begin at zero and go down the gradient, within their bound."""
 
     def bounded(schedule, x, x0, t, s, z, variance):
         return x.clamp(-1, 1)
 
-    shape = (2, *cases.truth.shape[2:])
+    chosen, shape = Settings(**settings), (2, *measurement.shape[1:])
     tilt = Component(FlatPrior(Schedule.linear()), shape, _in_pixels, start=torch.zeros(shape), step=bounded)
-    components, guidance, step = _problem(cases, steps, label, tilt, tilt_step * 1000 / steps, **settings)
-    last = final(sample(components, guidance, cases.seeds, steps, step=step, device=cases.measurement.device))
-    return _estimate(last)
+    process = _process(measurement, priors, steps, chosen, tilt, tilt_step * 1000 / steps)
+    return _estimate(final(process.states(measurement, steps)), steps, chosen.boundary)
 
 
+@method("turbulence_as_blur", priors=("image", "kernel"))
 def blur_only(
-    cases: Cases, steps: int = 1000, label: str | None = None, image_step: float = 1.0, kernel_step: float = 0.6
+    measurement: Measurement, priors: Priors, steps: int = 1000, image_step: float = 1.0, kernel_step: float = 0.6
 ) -> Estimate:
     """Algorithm 1 on the first frame, which takes the turbulence for a blur."""
-    first = replace(cases, measurement=_first(cases), tilts=None)
-    return blind_dps(first, steps, label, image_step=image_step, kernel_step=kernel_step)
+    sizes = {"image_step": image_step, "kernel_step": kernel_step}
+    return deblurring.blind_dps(replace(measurement, y=measurement.first_frame, frames=1), priors, steps, **sizes)
 
 
-def known_operator(cases: Cases, steps: int = 1000, label: str | None = None, image_step: float = 1.0) -> Estimate:
+@method("known_operator", priors=("image",), known=("kernel", "tilt"))
+def known_operator(measurement: Measurement, priors: Priors, steps: int = 1000, image_step: float = 1.0) -> Estimate:
     """The image alone with kernel and tilts known."""
 
-    def operator(image):
-        return explained(Estimate(image, cases.kernels, cases.tilts), boundary=cases.boundary)
+    def operator(image: Tensor) -> Tensor:
+        return explained({"image": image, **measurement.known}, measurement.frames, measurement.boundary)
 
-    guidance = DPS(cases.measurement, operator, {"image": step_sizes(steps, image_step)["image"]})
-    components = {"image": Component(prior_for(cases, "image", label), tuple(cases.truth.shape[1:]))}
-    last = final(sample(components, guidance, cases.seeds, steps, device=cases.measurement.device))
-    return Estimate(last.theta["image"])
+    guidance = DPS(measurement.y, operator, {"image": step_sizes(steps, image_step)["image"]})
+    return _image_alone(measurement, priors, guidance, steps, backward=steps)
 
 
-def ilvr(cases: Cases, steps: int = 1000, label: str | None = None, factor: int = 4) -> Estimate:
+@method("ilvr", priors=("image",))
+def ilvr(measurement: Measurement, priors: Priors, steps: int = 1000, factor: int = 4) -> Estimate:
     """ILVR on the first frame, by the same image prior; a factor of 4 of 64 pixels is the paper's 16 of 256."""
-    components = {"image": Component(prior_for(cases, "image", label), tuple(cases.truth.shape[1:]))}
-    guidance = ILVR(_first(cases), factor, cases.seeds)
-    last = final(sample(components, guidance, cases.seeds, steps, device=cases.measurement.device))
-    return Estimate(last.theta["image"])
+    return _image_alone(measurement, priors, ILVR(measurement.first_frame, factor, measurement.seeds), steps)
 
 
-def _problem(cases: Cases, steps: int, label, tilt: Component, tilt_size: StepSize, **settings) -> Problem:
-    """Algorithm 1's problem, and a tilt for each frame."""
-    components, guidance, step = blind_problem(cases, steps, label, **settings)
-    operator = Frames(cases.measurement.shape[1] // cases.truth.shape[1], cases.boundary)
+def _image_alone(measurement: Measurement, priors: Priors, guidance, steps: int, backward: int = 0) -> Estimate:
+    process = Process({"image": Component(priors["image"], measurement.shape)}, guidance, ancestral_step())
+    return Estimate(final(process.states(measurement, steps)).theta, steps, backward)
+
+
+def _process(
+    measurement: Measurement, priors: Priors, steps: int, settings: Settings, tilt: Component, tilt_size: StepSize
+) -> Process:
+    """Algorithm 1's process, and a tilt for each frame."""
+    components, guidance, step = blind_process(measurement, priors, steps, settings)
+    operator = Frames(measurement.frames, settings.boundary or measurement.boundary)
     sizes = guidance.scale | dict.fromkeys(operator.tilts, tilt_size)
-    guidance = DPS(cases.measurement, operator, sizes, guidance.penalty)
-    return components | dict.fromkeys(operator.tilts, tilt), guidance, step
+    guidance = DPS(measurement.y, operator, sizes, guidance.penalty)
+    return Process(components | dict.fromkeys(operator.tilts, tilt), guidance, step)
 
 
-def _estimate(last: State) -> Estimate:
+def _estimate(last: State, steps: int, boundary: str | None) -> Estimate:
     tilts = [value for name, value in last.theta.items() if name.startswith("tilt")]
-    return Estimate(last.theta["image"], last.theta["kernel"], torch.cat(tilts, dim=1))
+    values = {"image": last.theta["image"], "kernel": last.theta["kernel"], "tilt": torch.cat(tilts, dim=1)}
+    return Estimate(values, steps, steps, boundary)
 
 
 def _in_pixels(x0: Tensor) -> Tensor:
     return TILT_BOUND * x0
-
-
-def _first(cases: Cases) -> Tensor:
-    return cases.measurement[:, : cases.truth.shape[1]]

@@ -5,28 +5,35 @@ It writes weights and card to data/priors; killed, it goes on from the last chec
 """
 
 import argparse
+import sys
 from pathlib import Path
 
-from pdm.paths import PRIORS
+from pdm.paths import TRAINED
 from pdm.train.recipes import CHECKPOINTS, RECIPES, train_prior
 
 
-def main(arguments: list[str] | None = None) -> None:
-    """Train one committed prior to the end of its recipe, then write weights and card."""
-    parser = argparse.ArgumentParser(prog="python -m pdm.train", description=main.__doc__)
+def main(arguments: list[str] | None = None) -> int:
+    """Run the command line and return its exit code: 0, or 2 where weights or data are missing or of something else."""
+    about = "Train one committed prior to the end of its recipe, then write weights and card."
+    parser = argparse.ArgumentParser(prog="python -m pdm.train", description=about)
     parser.add_argument("name", choices=sorted(RECIPES))
     parser.add_argument("--images", type=int, help="images to see in all (default: the recipe's)")
     parser.add_argument("--rate", type=float, help="learning rate (default: the recipe's)")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--go-on", action="store_true", help="begin with the weights in the folder")
-    parser.add_argument("--folder", type=Path, default=PRIORS, help="where weights and card go")
+    parser.add_argument("--folder", type=Path, default=TRAINED, help="where weights and card go")
     parser.add_argument("--checkpoints", type=Path, default=CHECKPOINTS)
     chosen = parser.parse_args(arguments)
-    for state in train_prior(**vars(chosen)):
-        seen, loss, test_loss = state["curve"][-1]
-        print(f"{seen:>9} images  loss {loss:.4f}  held out {test_loss:.4f}  {state['seconds']:.0f} s", flush=True)
+    try:
+        for state in train_prior(**vars(chosen)):
+            seen, loss, test_loss = state["curve"][-1]
+            print(f"{seen:>9} images  loss {loss:.4f}  held out {test_loss:.4f}  {state['seconds']:.0f} s", flush=True)
+    except (FileNotFoundError, ValueError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
     print(chosen.folder / f"{chosen.name}.safetensors")
+    return 0
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

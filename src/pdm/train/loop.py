@@ -1,6 +1,6 @@
 """One training loop for every prior: denoising score matching, resumable to the bit."""
 
-import os
+import io
 import time
 from collections.abc import Callable, Iterator
 from copy import deepcopy
@@ -10,7 +10,10 @@ from pathlib import Path
 import torch
 from torch import Generator, Tensor, nn
 
+from pdm import checks
 from pdm.models import UNet, UNetConfig, Velocity, best_precision
+from pdm.models.seeded import plain_torch, seeded
+from pdm.paths import write_whole
 from pdm.train.objectives import Denoising
 
 Batch = tuple[Tensor, Tensor | None]  # x0, B C *S in the model's range; labels, B, or None
@@ -26,6 +29,7 @@ class Recipe:
     `objective(recipe)` is what is minimised, `Denoising` by default: a module that is called with the network, x0,
     labels and a generator, returns a loss a sample, and knows by its mode whether it trains or measures. Its state goes
     into the checkpoint. `velocity` is for `Denoising`; another objective may have None.
+    Raises: ValueError for numbers that no training can have, or `Denoising` without a velocity.
     """
 
     network: UNetConfig
@@ -41,6 +45,17 @@ class Recipe:
     sets: str = ""
     terms: str = ""
     objective: Callable[["Recipe"], nn.Module] | None = None
+
+    def __post_init__(self) -> None:
+        plain = {name: checks.count(name, getattr(self, name)) for name in ("images", "batch")}
+        plain |= {name: checks.number(name, getattr(self, name), above=0) for name in ("rate", "time_power")}
+        plain |= {name: checks.number(name, getattr(self, name), least=0) for name in ("ema", "drop_label")}
+        for name, value in plain.items():  # NumPy's numbers become Python's, as checkpoints and cards hold them
+            object.__setattr__(self, name, value)
+        if self.ema >= 1 or self.drop_label > 1:
+            raise ValueError(f"ema is {self.ema}, drop_label {self.drop_label}; wanted below 1, and 1 at most")
+        if self.objective is None and self.velocity is None:
+            raise ValueError("velocity is None; wanted a Velocity, which the objective Denoising predicts")
 
 
 def velocity_of(recipe: Recipe) -> dict | None:
@@ -63,7 +78,7 @@ def learning_rate(seen: int, recipe: Recipe, start: int = 0) -> float:
 
     The run is what lies between `start` images and the recipe's: one that goes on from weights warms up anew.
     """
-    seen, images = seen - start, recipe.images - start
+    seen, images = checks.count("seen", seen, 0) - start, recipe.images - checks.count("start", start, 0)
     warm = max(1, min(32_000, images // 20))
     return recipe.rate * min(1.0, seen / warm, max(0.0, 4 * (1 - seen / images)))
 
@@ -79,19 +94,35 @@ def train(
 ) -> Iterator[dict]:
     """Train by `recipe`, and yield the state whenever a point of the loss curve is there, and at the end.
 
-    The state is written to `checkpoint` every `save_seconds` and at the end, beside and then renamed, and taken up
-    from there if the file exists. Held-out loss is the averaged network's on `held_out` samples, with time steps
+    The state is written to `checkpoint` every `save_seconds` and at the end, whole or not at all, and taken up from
+    there if the file exists. Held-out loss is the averaged network's on `held_out` samples, with time steps
     (uniform ones) and noise that stay the same; training loss is over the recipe's time steps. `start` are weights to
     begin with in place of random ones; `recipe.images` counts theirs too.
     Yields: dict with `seen`, `curve` (rows of images seen, training loss, held-out loss), `seconds`, and `ema`, the
     averaged network, which goes on changing with the training.
-    Raises: ValueError for a checkpoint of another run, or weights of another network.
+    Raises: ValueError at once for wrong counts; with the first state, for a checkpoint of another run, or weights of
+    another network.
     """
-    if recipe.images < 1 or recipe.batch < 1:
-        raise ValueError(f"{recipe.images} images in batches of {recipe.batch}; wanted 1 or more")
-    if held_out < 64:
-        raise ValueError(f"held_out is {held_out}; wanted 64 or more")
-    run, checkpoint = _Run(recipe, seed, start), Path(checkpoint)
+    seed, points = checks.count("seed", seed, 0), checks.count("points", points)
+    held_out = checks.count("held_out", held_out, 64)
+    checkpoint, save_seconds = checks.path("checkpoint", checkpoint), checks.number("save_seconds", save_seconds)
+    return _plainly(_states(recipe, checkpoint, seed, save_seconds, held_out, points, start))
+
+
+def _plainly(states: Iterator[dict]) -> Iterator[dict]:
+    """The same states, each computed in plain torch, whatever modes the caller has set."""
+    while True:
+        with plain_torch():
+            state = next(states, None)
+        if state is None:
+            return
+        yield state
+
+
+def _states(
+    recipe: Recipe, checkpoint: Path, seed: int, save_seconds: float, held_out: int, points: int, start: Start | None
+) -> Iterator[dict]:
+    run = _Run(recipe, seed, start)
     if checkpoint.is_file():
         run.load(checkpoint)
     draw, draw_test = recipe.data("train"), recipe.data("test")
@@ -115,8 +146,7 @@ class _Run:
     """What a training carries from step to step: networks, optimizer, generator, and the record of its losses."""
 
     def __init__(self, recipe: Recipe, seed: int, start: Start | None):
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(seed)
+        with seeded(seed):
             network = UNet(recipe.network)
         self.first = 0 if start is None else start.seen
         if start is not None:
@@ -127,8 +157,7 @@ class _Run:
         self.optimizer = torch.optim.AdamW(network.parameters(), lr=recipe.rate, weight_decay=0.01, fused=True)
         self.generator = Generator().manual_seed(seed + self.first)  # what was seen is not drawn again
         self.recipe, self.seed, self.precision = recipe, seed, best_precision()
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(seed)
+        with seeded(seed):
             self.objective = (recipe.objective or Denoising)(recipe)
         self.made_with = {name: getattr(recipe, name) for name in ("batch", "rate", "ema", "time_power", "drop_label")}
         self.made_with |= {"network": recipe.network.as_dict(), "velocity": velocity_of(recipe), "seed": seed}
@@ -159,12 +188,11 @@ class _Run:
         self.record = {name: kept[name] for name in self.record}
 
     def save(self, checkpoint: Path) -> None:
-        checkpoint.parent.mkdir(parents=True, exist_ok=True)
-        beside = checkpoint.with_name(f".{checkpoint.name}.part")
         kept = {name: getattr(self, name).state_dict() for name in ("network", "ema", "optimizer", "objective")}
         kept |= {"generator": self.generator.get_state(), "made_with": self.made_with}
-        torch.save(self.record | kept, beside)
-        os.replace(beside, checkpoint)
+        data = io.BytesIO()
+        torch.save(self.record | kept, data)
+        write_whole(checkpoint, data.getvalue())
 
     def step(self, draw: Callable[[int, Generator], Batch]) -> None:
         """One batch: draw, diffuse, predict, descend, average."""
@@ -175,7 +203,7 @@ class _Run:
         if labels is not None:
             dropped = torch.rand(len(labels), generator=self.generator) < recipe.drop_label
             labels = torch.where(dropped, len(recipe.labels) - 1, labels)
-        x0 = x0.contiguous(memory_format=self.layout)
+        x0 = x0.float().contiguous(memory_format=self.layout)
         with self._autocast():
             loss = self.objective.train()(self.network, x0, labels, self.generator).mean()
         if not loss.isfinite():
@@ -187,7 +215,8 @@ class _Run:
         count = (seen - self.first) // recipe.batch
         keep = min(recipe.ema, (1 + count) / (10 + count))
         with torch.no_grad():
-            torch._foreach_lerp_(list(self.ema.parameters()), list(self.network.parameters()), 1 - keep)
+            for average, weights in zip(self.ema.parameters(), self.network.parameters(), strict=True):
+                average.lerp_(weights, 1 - keep)
         self.record["losses"].append(loss.item())
         self.record["seen"] = seen + recipe.batch
         self.record["seconds"] += time.monotonic() - begin

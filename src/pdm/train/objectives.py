@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Generator, Tensor, nn
 
+from pdm import checks
 from pdm.metrics import vgg16_features
 from pdm.models import NetworkPrior, UNet, Velocity
 from pdm.schedule import Schedule
@@ -34,7 +35,11 @@ def denoising_loss(
 ) -> Tensor:
     """Mean squared error of the predicted velocity: B. The noise's is sin^2 of it, so that it is denoising score
     matching (Ho et al. 2020, eq. 14) in a weight over time steps that lets none of them be forgotten.
+    Raises: ValueError for x0 that is not floating point, or noise of another shape.
     """
+    if not x0.is_floating_point() or noise.shape != x0.shape:
+        came = f"x0 is {x0.dtype} of shape {tuple(x0.shape)}, the noise has {tuple(noise.shape)}"
+        raise ValueError(f"{came}; wanted floating point, B C *S, and noise of that shape")
     u = velocity.input(schedule, schedule.diffuse(x0, noise, t), t)
     return (network(u, t, labels).float() - velocity.target(schedule, x0, noise, t)).square().flatten(1).mean(1)
 
@@ -50,34 +55,40 @@ def band_losses(
     of equal size meet the same time steps and the same noise: their losses differ by what the network knows of them.
     Raises: ValueError for edges that do not increase, or no samples.
     """
-    if len(x0) < 1 or len(bands) < 2 or any(high <= low for low, high in pairwise(bands)):
-        raise ValueError(f"{len(x0)} samples and the edges {tuple(bands)}; wanted samples, and edges that increase")
-    schedule, generator, losses = Schedule.linear(), Generator().manual_seed(seed), []
-    batch = batch or min(25, max(1, len(x0) // 8))
+    x0 = checks.tensor("x0", x0, "N C *S").detach().float()
+    bands = [checks.count("an edge", edge, 0, 1000) for edge in bands]
+    if len(bands) < 2 or any(high <= low for low, high in pairwise(bands)):
+        raise ValueError(f"the bands have the edges {bands}; wanted two or more that increase")
+    schedule, generator, losses = prior.schedule, Generator("cpu").manual_seed(checks.count("seed", seed, 0)), []
+    batch = min(25, max(1, len(x0) // 8)) if batch is None else checks.count("batch", batch)
     for low, high in pairwise(bands):
         parts, errors = x0.split(batch), []
         for i, part in enumerate(parts):
             t = low + int((high - low) * (i + 0.5) / len(parts))
-            noise = torch.randn(part.shape, generator=generator)
-            predicted = prior(schedule.diffuse(part, noise, t), t).noise
+            noise = _normal(part, generator)
+            predicted, _ = prior.predict(schedule.diffuse(part, noise, t), t)
             errors.append((predicted - noise).square().flatten(1).mean(1))
         losses.append(torch.cat(errors).mean().item())
     return losses
 
 
 def _noise(x0: Tensor, generator: Generator, power: float = 1.0) -> tuple[Tensor, Tensor]:
-    t = (1000 * torch.rand(len(x0), generator=generator, dtype=torch.float64) ** power).long()
-    return t, torch.randn(x0.shape, generator=generator)
+    t = (1000 * torch.rand(len(x0), generator=generator, dtype=torch.float64, device="cpu") ** power).long()
+    return t, _normal(x0, generator)
+
+
+def _normal(like: Tensor, generator: Generator) -> Tensor:
+    """Standard normal numbers, drawn in float32 on the CPU, in the shape and the dtype of `like` and on its device."""
+    return torch.randn(like.shape, generator=generator, dtype=torch.float32, device="cpu").to(like)
 
 
 Degrade = Callable[[Tensor, Generator], Tensor]
-
 
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 
 
 def charbonnier(x: Tensor, epsilon: float = 1e-3) -> Tensor:
-    """sqrt(x^2 + epsilon^2), a smooth |x|, averaged over each sample: B *S to B."""
+    """sqrt(x^2 + epsilon^2), a smooth |x|, averaged over each sample: B *S, floating point, to B."""
     return (x.square() + epsilon**2).sqrt().flatten(1).mean(1)
 
 
@@ -141,7 +152,7 @@ def _restored(network: nn.Module, degrade: Degrade, x0: Tensor, generator: Gener
     """What the network makes of x0 degraded; the degradation is data, of full precision whatever the network's is."""
     with torch.autocast("cpu", enabled=False):
         measurement = degrade(x0, generator)
-    t = torch.zeros(len(measurement), dtype=torch.long)
+    t = torch.zeros(len(measurement), dtype=torch.long, device=measurement.device)
     return measurement + network(measurement, t, None).float()
 
 

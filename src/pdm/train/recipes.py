@@ -9,8 +9,9 @@ from pathlib import Path
 
 import torch
 
+from pdm import checks
 from pdm.models import UNetConfig, Velocity, best_precision, load_prior, prior_card, save_prior
-from pdm.paths import CACHE, PRIORS
+from pdm.paths import CACHE, PRIORS, TRAINED
 from pdm.train import sources
 from pdm.train.loop import Recipe, Start, train, velocity_of
 from pdm.train.objectives import Adversarial, Regression
@@ -34,7 +35,7 @@ RECIPES = {
         velocity=Velocity(-0.98, 0.14),
         batch=64,
         time_power=2.0,  # a kernel is so faint that it drowns by t = 100: what there is to learn lies at little noise
-        sets="generated: pdm.degradations.random_kernels on a 32x32 canvas",
+        sets="generated: pdm.data.random_kernels on a 32x32 canvas",
         terms="MIT, as the code",
     ),
     "image": Recipe(
@@ -53,7 +54,7 @@ RECIPES = {
         images=1_000_000,
         rate=1e-3,
         velocity=Velocity(0.0, 0.25),
-        sets="generated: pdm.degradations.tilt_fields, 64x64",
+        sets="generated: pdm.data.tilt_fields, 64x64",
         terms="MIT, as the code",
     ),
     "digits": Recipe(
@@ -95,7 +96,8 @@ BEGINNINGS = {  # a network that is to fool a critic begins with the one that re
 
 
 def is_trained(name: str, folder: str | Path = PRIORS) -> bool:
-    """Whether `folder` holds the weights of a recipe, trained to its end."""
+    """Whether `folder` holds the weights of a recipe, trained to its end. Raises: ValueError for an unknown name."""
+    checks.choice("name", name, sorted(RECIPES))
     if not all((Path(folder) / f"{name}.{kind}").is_file() for kind in ("json", "safetensors")):
         return False
     card, recipe = prior_card(name, folder), RECIPES[name]
@@ -113,7 +115,7 @@ def train_prior(
     name: str,
     images: int | None = None,
     seed: int = 0,
-    folder: str | Path = PRIORS,
+    folder: str | Path = TRAINED,
     checkpoints: str | Path = CHECKPOINTS,
     go_on: bool = False,
     rate: float | None = None,
@@ -125,8 +127,9 @@ def train_prior(
     the other recipe there. Raises: ValueError for an unknown name, weights that are of another network or have seen
     that many images already; and as `load_prior` and `train`.
     """
-    if name not in RECIPES:
+    if not isinstance(name, str) or name not in RECIPES:
         raise ValueError(f"no recipe is called {name!r}; there are {', '.join(sorted(RECIPES))}")
+    seed = checks.count("seed", seed, 0)
     changes = {"images": images, "rate": rate}
     recipe = replace(RECIPES[name], **{k: v for k, v in changes.items() if v is not None})
     start, runs = None, []
@@ -142,14 +145,9 @@ def train_prior(
     for state in train(recipe, Path(checkpoints) / f"{name}.pt", seed, start=start):
         yield state
     machine = f"{platform.machine()}, {os.cpu_count()} cores, {str(best_precision()).removeprefix('torch.')}"
-    run = {"images": state["seen"] - (start.seen if start else 0), "batch": recipe.batch, "rate": recipe.rate}
-    run |= {
-        "ema": recipe.ema,
-        "time_power": recipe.time_power,
-        "seed": seed,
-        "seconds": round(state["seconds"]),
-        "machine": machine,
-    }
+    run = {"images": state["seen"] - (start.seen if start else 0)}
+    run |= {name: getattr(recipe, name) for name in ("batch", "rate", "ema", "time_power")}
+    run |= {"seed": seed, "seconds": round(state["seconds"]), "machine": machine}
     run |= {"began_with": before} if before not in (name, None) else {}
     card = {
         "data": recipe.sets,

@@ -8,7 +8,7 @@ from collections.abc import Callable
 import torch
 from torch import Generator, Tensor
 
-from pdm import data
+from pdm import checks, data
 from pdm.constraints import to_model_range
 from pdm.data import (
     SIGMA,
@@ -45,8 +45,8 @@ def images(split: str) -> Callable[[int, Generator], Batch]:
     pictures = pictures_of(split)
 
     def draw(n: int, generator: Generator) -> Batch:
-        labels = torch.randint(3, (n,), generator=generator)
-        x0 = torch.empty(n, 3, 64, 64)
+        labels = torch.randint(3, (checks.count("n", n),), generator=generator)
+        x0 = torch.empty(n, 3, 64, 64, dtype=torch.float32)
         for label, pixels in ((0, faces), (1, cats), (2, pictures)):
             count = int((labels == label).sum())
             if count and isinstance(pixels, list):
@@ -54,7 +54,7 @@ def images(split: str) -> Callable[[int, Generator], Batch]:
             elif count:
                 chosen = torch.randint(len(pixels), (count,), generator=generator)
                 x0[labels == label] = pixels[chosen].float() / 127.5 - 1
-        flip = torch.rand(n, generator=generator) < 0.5
+        flip = _uniform(n, generator) < 0.5
         return torch.where(flip[:, None, None, None], x0.flip(-1), x0), labels
 
     return draw
@@ -66,23 +66,35 @@ def digits(split: str) -> Callable[[int, Generator], Batch]:
     labels = torch.tensor(found.labels)
 
     def draw(n: int, generator: Generator) -> Batch:
-        chosen = torch.randint(len(found), (n,), generator=generator)
+        chosen = torch.randint(len(found), (checks.count("n", n),), generator=generator)
         return found.pixels[chosen].float() / 127.5 - 1, labels[chosen]
 
     return draw
 
 
 def random_blur(x0: Tensor, generator: Generator) -> Tensor:
-    """Half motion, half Gaussian kernels, and noise of 0.02: what the supervised networks of the paper have seen."""
-    n = len(x0)
-    motion = motion_kernels(n, 32, 0.2 + 0.8 * torch.rand(n, generator=generator), generator)
-    gaussian = gaussian_kernels(n, 32, 0.05 + 2.45 * torch.rand(n, generator=generator))
-    chosen = torch.rand(n, 1, 1, 1, generator=generator) < 0.5
-    return add_noise(blur(x0, torch.where(chosen, motion, gaussian)), SIGMA, generator)
+    """Half motion, half Gaussian kernels, and noise of 0.02: what the supervised networks of the paper have seen.
+
+    B 3 H W in [-1, 1] to the same shape. Raises: ValueError for images of another shape or range.
+    """
+    n = len(checks.images("x0", x0))
+    motion = motion_kernels(n, 32, 0.2 + 0.8 * _uniform(n, generator), generator)
+    gaussian = gaussian_kernels(n, 32, 0.05 + 2.45 * _uniform(n, generator))
+    chosen = _uniform(n, generator)[:, None, None, None] < 0.5
+    return add_noise(blur(x0, torch.where(chosen, motion, gaussian).to(x0)), SIGMA, generator)
 
 
 def random_turbulence(x0: Tensor, generator: Generator) -> Tensor:
-    """One frame through turbulent air, as `pdm.turbulence` makes them but for a blur of any strength around its own."""
-    n = len(x0)
-    blurs = gaussian_kernels(n, 32, 0.3 + 0.7 * torch.rand(n, generator=generator))
-    return add_noise(turbulence(x0, blurs, tilt_fields(n, 64, generator)), SIGMA, generator)
+    """One frame through turbulent air, as the measurements of Table 3, with a blur of any strength around theirs.
+
+    B 3 64 64 in [-1, 1] to the same shape. Raises: ValueError for images of another shape or range.
+    """
+    n = len(checks.images("x0", x0, "B C 64 64"))
+    blurs = gaussian_kernels(n, 32, 0.3 + 0.7 * _uniform(n, generator))
+    return add_noise(turbulence(x0, blurs.to(x0), tilt_fields(n, 64, generator).to(x0)), SIGMA, generator)
+
+
+def _uniform(n: int, generator: Generator) -> Tensor:
+    """n numbers in [0, 1), float32 on the CPU."""
+    checks.generator("generator", generator)
+    return torch.rand(n, generator=generator, dtype=torch.float32, device="cpu")
