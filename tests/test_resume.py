@@ -1,6 +1,7 @@
-"""`make reproduce`, killed with SIGKILL at random moments and run again, ends where an uninterrupted run does."""
+"""`make reproduce`, two at once on one folder, killed with SIGKILL at random moments: nothing is lost or half written."""
 
 import contextlib
+import json
 import os
 import random
 import signal
@@ -11,38 +12,45 @@ import time
 import nbformat
 import pandas as pd
 import pytest
+import torch
 
 pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="SIGKILL is for POSIX")
 
+ROUNDS = int(os.environ.get("PDM_ROUNDS", "3"))
 METHOD = '''"""A method that takes its time and writes down whenever it begins."""
 import os
 import time
 
+from pdm.study.method import method
 from pdm.study.problem import Estimate
 
 
-def slow(cases):
+@method("slow", known=("kernel",))
+def slow(measurement, priors):
     with open(os.environ["BEGUN"], "a") as log:
-        log.write(cases.names[0] + "\\n")
-    time.sleep(0.25)
-    return Estimate((cases.measurement * 1.1).clamp(-1, 1), cases.kernels.roll(1, 2))
+        log.write(f"{measurement.seeds[0]}\\n")
+    time.sleep(0.2)
+    return Estimate({"image": (measurement.y * 1.1).clamp(-1, 1), "kernel": measurement.known["kernel"].roll(1, 2)})
 '''
 CELLS = [
-    'SCALE = "pocket"\nSEED = 0',
+    'SCALE = "pocket"\nSEED = 0\nNAME = "{name}"',
     """import sys
 import torch
-from pdm.study import runner
-from pdm.study.statistics import aggregate
-from pdm.study.tables import write_table
 from pdm.data import motion_kernels
-from pdm.study.problem import blurred_cases
+from pdm.study import runner
+from pdm.study.method import Method
+from pdm.study.problem import measured
+from pdm.study.statistics import aggregate
+from pdm.study.tables import update_table
 sys.path.insert(0, ".")
 from method import slow
 draw = torch.Generator().manual_seed(SEED)
-cases = blurred_cases(torch.rand(10, 3, 32, 32, generator=draw) * 2 - 1, motion_kernels(10, 16, 0.5, draw), range(10))
-result = runner.recorded([runner.Method("slow", slow, batch=1)], cases, SCALE)
+image, kernel = torch.rand(8, 3, 32, 32, generator=draw) * 2 - 1, motion_kernels(8, 16, 0.5, draw)
+seeds = range(8) if NAME == "a" else range(4, 12)  # four images of the two are the same
+cases = measured(image.roll(0 if NAME == "a" else 4, 0), kernel, seeds)
+result = runner.recorded([Method("slow", slow, batch=1)], cases, SCALE)
 table = aggregate(result).drop(columns=["seconds_per_image", "fd_vgg", "kid"])
-write_table(table, "slow", SCALE, SEED)""",
+update_table(table.assign(dataset=NAME), "slow", SCALE, "dataset", SEED)""",
 ]
 
 
@@ -50,18 +58,21 @@ write_table(table, "slow", SCALE, SEED)""",
 def books(tmp_path):
     folder = tmp_path / "books"
     folder.mkdir()
-    cells = [nbformat.v4.new_code_cell(source) for source in CELLS]
-    cells[0].metadata["tags"] = ["parameters"]
     metadata = {"kernelspec": {"name": "python3", "display_name": "Python 3", "language": "python"}}
-    nbformat.write(nbformat.v4.new_notebook(cells=cells, metadata=metadata), folder / "00_slow.ipynb")
+    for number, name in enumerate("ab"):
+        cells = [nbformat.v4.new_code_cell(source.replace("{name}", name)) for source in CELLS]
+        cells[0].metadata["tags"] = ["parameters"]
+        notebook = nbformat.v4.new_notebook(cells=cells, metadata=metadata)
+        nbformat.write(notebook, folder / f"0{number}_{name}.ipynb")
     (folder / "method.py").write_text(METHOD)
     return folder
 
 
-def start(books, results, log):
-    command = [sys.executable, "-m", "pdm.reproduce", "--scale", "smoke"]
+def start(books, results, log, *names):
+    command = [sys.executable, "-m", "pdm.study.notebooks", "--scale", "smoke", *names]
     command += ["--notebooks-dir", str(books), "--results", str(results)]
-    return subprocess.Popen(command, env=os.environ | {"BEGUN": str(log)}, stdout=subprocess.DEVNULL)
+    quiet = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
+    return subprocess.Popen(command, env=os.environ | {"BEGUN": str(log)}, **quiet)
 
 
 def kill_with_children(process):
@@ -77,24 +88,39 @@ def kill_with_children(process):
     process.wait()
 
 
-def begun(log):
-    return log.read_text().split() if log.is_file() else []
+def check_whole(results):
+    """No file of the folder is half written, whatever was killed: tables, records, provenance and parts are readable."""
+    for path in [path for path in results.rglob("*") if path.is_file() and not path.name.startswith(".")]:
+        if path.suffix == ".csv":
+            assert len(pd.read_csv(path)) > 0, path
+        elif path.suffix == ".json":
+            json.loads(path.read_text(encoding="utf-8"))
+        elif path.suffix == ".pt":
+            torch.load(path, weights_only=True)
 
 
-def test_killed_at_random_moments_it_ends_with_the_same_table(books, tmp_path):
-    assert start(books, tmp_path / "whole", tmp_path / "whole.log").wait(timeout=120) == 0
-    seed, log = random.randrange(2**32), tmp_path / "killed.log"
-    print(f"moments of seed {seed}")  # shown where the test fails
-    moments = random.Random(seed)
-    for _ in range(3):
-        process, before = start(books, tmp_path / "killed", log), len(begun(log))
-        while len(begun(log)) == before:  # until it computes
-            assert process.poll() is None
-            time.sleep(0.02)
-        time.sleep(moments.uniform(0, 0.7))
-        kill_with_children(process)
-    assert start(books, tmp_path / "killed", log).wait(timeout=120) == 0
-    whole, killed = (tmp_path / run / "smoke" / "tables" / "slow.csv" for run in ("whole", "killed"))
-    assert whole.read_bytes() == killed.read_bytes() and len(pd.read_csv(whole)) == 1
-    assert set(begun(log)) == {str(i) for i in range(10)}
-    assert len(begun(log)) <= 10 + 3  # a kill costs the one batch that it hits, at most
+def test_two_at_once_killed_at_random_moments_end_with_the_same_table(books, tmp_path):
+    log = tmp_path / "begun"
+    assert start(books, tmp_path / "whole", log).wait() == 0
+    whole = pd.read_csv(tmp_path / "whole" / "smoke" / "tables" / "slow.csv")
+    assert len(whole) == 2
+    draw, kills = random.Random(0), 0
+    for round_ in range(ROUNDS):
+        results = tmp_path / f"round{round_}"
+        running = {name: start(books, results, log, name) for name in ("00_a", "01_b")}
+        end = time.monotonic() + draw.uniform(4, 9)  # then they are let go on
+        while any(process.poll() is None for process in running.values()):
+            time.sleep(draw.uniform(1.5, 5))
+            name = draw.choice(sorted(running))
+            if time.monotonic() < end and running[name].poll() is None:
+                kill_with_children(running[name])
+                kills += 1
+                check_whole(results)
+                running[name] = start(books, results, log, name)
+        assert [process.returncode for process in running.values()] == [0, 0]
+        check_whole(results)
+        found = pd.read_csv(results / "smoke" / "tables" / "slow.csv")
+        pd.testing.assert_frame_equal(found.sort_values("dataset", ignore_index=True), whole)
+        assert not [path for path in results.rglob("*.tmp") if path.is_file() and "lock" not in path.name] or kills
+    assert kills >= ROUNDS - 1
+    print(f"{ROUNDS} rounds, {kills} kills, nothing lost")
