@@ -9,7 +9,7 @@ import pytest
 
 from pdm.paths import ROOT
 
-RESTORE = '''
+RESTORE = """
 import sys
 sys.path.insert(0, sys.argv[1])  # before the editable install
 from functools import partial
@@ -32,7 +32,7 @@ try:
     load_prior("deblur_regression")
 except ValueError as error:
     print(error)
-'''
+"""
 
 
 @pytest.fixture(scope="module")
@@ -67,4 +67,4 @@ def test_installed_into_an_empty_folder_it_restores_a_picture(wheel, tmp_path):
     assert (here / "restored.png").stat().st_size > 1000
     after = {path for path in place.rglob("*") if path.suffix not in (".pyc",) and path.name != "__pycache__"}
     assert after == before  # nothing is written into the package
-    assert str(place) in done.stdout and "deblur_regression" in done.stdout  # what is missing, and where it was looked for
+    assert str(place) in done.stdout and "deblur_regression" in done.stdout  # what is missing, and where

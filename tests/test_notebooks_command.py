@@ -1,6 +1,9 @@
 """The notebook runner, on notebooks of one or two cells."""
 
+import json
 import os
+import subprocess
+import sys
 
 import nbformat
 import pytest
@@ -88,20 +91,47 @@ def test_a_success_removes_the_failed_copy_and_an_interrupt_keeps_the_last_succe
     assert left == {"00_a.ipynb": "whole", "00_a.failed.ipynb": "half"}
 
 
-def test_the_kernels_are_told_whether_to_take_records(folders, monkeypatch):
+def test_the_kernels_are_told_what_was_asked_for(folders, monkeypatch):
     import papermill
 
     make_notebook(folders[0] / "00_a.ipynb", PARAMETERS)
-    told = []
+    told, names = [], ("PDM_GO_ON", "PDM_PICTURES", "GOMP_SPINCOUNT")
 
     def execute(source, target, **_):
-        told.append(os.environ.get("PDM_GO_ON"))
+        told.append([os.environ.get(name) for name in names])
         open(target.format(), "w").close()
 
     monkeypatch.setattr(papermill, "execute_notebook", execute)
-    monkeypatch.setenv("PDM_GO_ON", "")
-    assert run(folders) == 0 and run(folders, "--go-on") == 0
-    assert told == ["", "1"]
+    for name in names:
+        monkeypatch.setenv(name, "")  # main sets it, and this puts it back
+    monkeypatch.delenv("GOMP_SPINCOUNT")
+    assert run(folders) == 0
+    monkeypatch.setenv("GOMP_SPINCOUNT", "7")  # the user's own stays
+    assert run(folders, "--go-on") == 0 and run(folders, "--pictures") == 0
+    assert told == [["", "", "1000"], ["1", "", "7"], ["1", "1", "7"]]
+
+
+def test_relative_folders_are_those_of_where_the_command_was_called(folders, tmp_path):
+    names = ("PDM_DATA", "PDM_PRIORS", "PDM_IMAGES", "PDM_RESULTS")
+    look = """import json
+from pathlib import Path
+from pdm import paths
+given = [Path(os.environ[name], name).read_text() for name in ("PDM_DATA", "PDM_PRIORS", "PDM_IMAGES")]
+print(json.dumps([given, str(paths.data_dir()), str(paths.PRIORS), str(paths.results_dir(SCALE))]))"""
+    make_notebook(folders[0] / "00_look.ipynb", PARAMETERS, look)
+    caller = tmp_path / "caller's own"
+    for name in names[:3]:
+        (caller / f"{name} here").mkdir(parents=True)
+        (caller / f"{name} here" / name).write_text(f"this is {name}")
+    relative = {name: f"{name} here" for name in names}
+    command = [sys.executable, "-m", "pdm.study.notebooks", "--scale", "smoke", "--notebooks-dir", str(folders[0])]
+    done = subprocess.run(command, cwd=caller, env=os.environ | relative, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    executed = nbformat.read(caller / "PDM_RESULTS here" / "smoke" / "notebooks" / "00_look.ipynb", as_version=4)
+    seen = json.loads(executed.cells[-1].outputs[0].text)
+    data, priors, _, results = (caller / f"{name} here" for name in names)
+    assert seen == [[f"this is {name}" for name in names[:3]], str(data), str(priors), str(results / "smoke")]
+    assert [path.name for path in folders[0].iterdir()] == ["00_look.ipynb"]  # nothing is made beside the notebooks
 
 
 def test_notebooks_are_selected_in_the_order_of_their_numbers(tmp_path):
@@ -131,3 +161,24 @@ def test_a_bad_argument_exits_with_2_and_lists_the_valid_ones(folders, capsys, a
 def test_a_folder_without_notebooks_is_an_error(folders, capsys):
     assert run(folders) == 2
     assert "no notebook" in capsys.readouterr().err
+
+
+def test_results_at_a_file_exit_with_2_and_a_message(folders, capsys):
+    make_notebook(folders[0] / "00_a.ipynb", PARAMETERS)
+    folders[1].write_text("a file")
+    assert run(folders) == 2
+    shown = capsys.readouterr().err
+    assert shown.startswith("error: ") and str(folders[1]) in shown and "cannot be made a folder" in shown
+
+
+def test_a_run_removes_what_killed_runs_left_unfinished(folders):
+    from pdm.paths import platform
+
+    make_notebook(folders[0] / "00_a.ipynb", PARAMETERS)
+    dead = subprocess.Popen([sys.executable, "-c", ""])
+    dead.wait()
+    left = folders[1] / "pocket" / "tables" / f".a.csv.{platform.node()}-{dead.pid}-0a1b2c3d4e5f.tmp"
+    left.parent.mkdir(parents=True)
+    left.write_text("half a ta")
+    assert run(folders) == 0
+    assert not left.exists()

@@ -1,4 +1,4 @@
-"""`make reproduce`, two at once on one folder, killed with SIGKILL at random moments: nothing is lost or half written."""
+"""`make reproduce`, two at once on one folder, killed with SIGKILL at random moments: nothing is lost or half."""
 
 import contextlib
 import json
@@ -89,7 +89,7 @@ def kill_with_children(process):
 
 
 def check_whole(results):
-    """No file of the folder is half written, whatever was killed: tables, records, provenance and parts are readable."""
+    """No file is half written, whatever was killed: tables, records, provenance and parts are readable."""
     for path in [path for path in results.rglob("*") if path.is_file() and not path.name.startswith(".")]:
         if path.suffix == ".csv":
             assert len(pd.read_csv(path)) > 0, path

@@ -97,7 +97,7 @@ def recorded(scale: str, key: dict, compute: Callable[[], object], title: str = 
     """
     if (kept := record(scale, key)) is not None and os.environ.get("PDM_GO_ON"):
         return kept
-    result = finished(scale, key | {"record": True}, compute, code)
+    result = _strict(finished(scale, key | {"record": True}, compute, code))
     write_record(results_dir(scale) / "records", key, result, title)
     return result
 
