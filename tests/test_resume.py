@@ -121,6 +121,5 @@ def test_two_at_once_killed_at_random_moments_end_with_the_same_table(books, tmp
         check_whole(results)
         found = pd.read_csv(results / "smoke" / "tables" / "slow.csv")
         pd.testing.assert_frame_equal(found.sort_values("dataset", ignore_index=True), whole)
-        assert not [path for path in results.rglob("*.tmp") if path.is_file() and "lock" not in path.name] or kills
     assert kills >= ROUNDS - 1
     print(f"{ROUNDS} rounds, {kills} kills, nothing lost")
