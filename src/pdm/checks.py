@@ -28,9 +28,8 @@ def tensor(name: str, value: Tensor, shape: str = "B C H W", least: int = 1, fin
     if least > 1 and min(came[-2:]) < least:
         raise ValueError(f"{name} has the shape {came}; {wanted}")
     if finite and not value.isfinite().all():
-        raise ValueError(
-            f"{name} holds {(~value.isfinite()).sum()} values that are NaN or infinite; wanted finite ones"
-        )
+        bad = (~value.isfinite()).sum()
+        raise ValueError(f"{name} holds {bad} values that are NaN or infinite; wanted finite ones")
     return value
 
 
@@ -64,13 +63,8 @@ def count(name: str, value: int, least: int = 1, most: float = math.inf) -> int:
 
 def number(name: str, value: float, above: float = -math.inf, least: float = -math.inf) -> float:
     """A finite real number, above one bound and at least another."""
-    if (
-        isinstance(value, bool)
-        or not isinstance(value, Real)
-        or not math.isfinite(value)
-        or not value > above
-        or not value >= least
-    ):
+    is_real = isinstance(value, Real) and not isinstance(value, bool) and math.isfinite(value)
+    if not is_real or value <= above or value < least:
         bounds = f" above {above:g}" * (above > -math.inf) + f", {least:g} or more" * (least > -math.inf)
         raise ValueError(f"{name} is {value!r}; wanted a finite number{bounds}")
     return float(value)

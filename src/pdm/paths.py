@@ -79,15 +79,16 @@ def write_whole(path: str | Path, data: bytes | str) -> None:
 def sweep(folder: str | Path) -> None:
     """Remove the unfinished files in `folder`, at any depth, of processes of this machine that are no more."""
     ours = re.compile(rf"\..+\.{re.escape(platform.node())}-(\d+)-\w+\.tmp")
-    for path in (
-        Path(folder).rglob(".*.tmp") if os.name != "nt" else ()
-    ):  # on Windows, to ask for a process is to end it
+    if os.name == "nt":  # to ask for a process there is to end it
+        return
+    for path in Path(folder).rglob(".*.tmp"):
         if found := ours.fullmatch(path.name):
-            with contextlib.suppress(PermissionError):  # it is there, and another user's
-                try:
-                    os.kill(int(found[1]), 0)
-                except ProcessLookupError:
-                    path.unlink(missing_ok=True)
+            try:
+                os.kill(int(found[1]), 0)
+            except ProcessLookupError:
+                path.unlink(missing_ok=True)
+            except PermissionError:  # it is there, and another user's
+                pass
 
 
 @contextlib.contextmanager

@@ -41,9 +41,7 @@ class ILVR:
         if checks.count("factor", factor) < 2 or any(side % factor for side in measurement.shape[2:]):
             raise ValueError(f"factor is {factor}; wanted 2 or more, a divisor of {tuple(measurement.shape[2:])}")
         self.measurement, self.factor, self.schedule = measurement, factor, schedule or Schedule.linear()
-        self.noise = NoiseStreams(seeds)
-        if len(self.noise) != len(measurement):
-            raise ValueError(f"{len(self.noise)} seeds for {len(measurement)} measurements; wanted one each")
+        self.noise = NoiseStreams(checks.seeds(seeds, len(measurement)))
 
     def __call__(self, state: State, proposal: dict[str, Tensor]) -> tuple[dict[str, Tensor], Tensor]:
         """The displacement that is subtracted from the proposal, and the loss: B."""

@@ -155,11 +155,13 @@ def _deconvolve(y: Tensor, kernel: Tensor, solve: Callable) -> Tensor:
     shape = y.shape[2:]
     k = _transfer(kernel, shape)  # B 1 H W/2+1
     data, power = k.conj() * torch.fft.rfft2(y), k.abs().square()
-    d = _slope_transfer(shape)  # 2 H W/2+1
+    impulse = torch.zeros(1, 1, *shape)
+    impulse[..., 0, 0] = 1
+    d = torch.fft.rfft2(_slopes(impulse))  # 2 1 1 H W/2+1, the slopes in the frequency domain
 
     def image(slopes: Tensor, weight: float, target: Tensor, pull: float) -> Tensor:
         """The image step: least squares in |k * x - y|^2 + weight |grad x - slopes|^2 + pull |x - target|^2."""
-        pulled = (d.conj()[:, None, None] * torch.fft.rfft2(slopes)).sum(0)
+        pulled = (d.conj() * torch.fft.rfft2(slopes)).sum(0)
         top = data + weight * pulled + (pull * torch.fft.rfft2(target) if pull else 0)
         return torch.fft.irfft2(top / (power + weight * d.abs().square().sum(0) + pull), s=shape)
 
@@ -275,13 +277,6 @@ def _slopes(x: Tensor) -> Tensor:
 def _inner(slopes: Tensor) -> Tensor:
     """Slopes without those across the image's edge, which are of no image."""
     return F.pad(slopes[..., :-1, :-1], (0, 1, 0, 1))
-
-
-def _slope_transfer(shape: tuple[int, ...]) -> Tensor:
-    """The same in the frequency domain: 2 H W/2+1."""
-    impulse = torch.zeros(1, 1, *shape)
-    impulse[..., 0, 0] = 1
-    return torch.fft.rfft2(_slopes(impulse))[:, 0, 0]
 
 
 def _transfer(kernel: Tensor, shape: tuple[int, ...]) -> Tensor:

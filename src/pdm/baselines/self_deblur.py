@@ -97,13 +97,7 @@ def deblur(
 
 
 def _one(
-    y: Tensor,
-    size: tuple[int, int],
-    seed: int,
-    steps: int,
-    rate: float,
-    watch: Callable | None,
-    precision: torch.dtype,
+    y: Tensor, size: tuple[int, int], seed: int, steps: int, rate: float, watch: Callable | None, precision: torch.dtype
 ) -> tuple[Tensor, Tensor]:
     draw, target = Generator().manual_seed(seed), ((y + 1) / 2).clamp(0, 1)
     canvas = [n + k - 1 for n, k in zip(y.shape[2:], size, strict=True)]
@@ -121,9 +115,10 @@ def _one(
             features = image_net[0](image_code + jitter)
         image, kernel = image_net[1:](features.float()), kernel_net(kernel_code)
         again = blur(image, kernel, "valid")
-        loss = (
-            F.mse_loss(again, target) if step < steps / 5 else 1 - piq.ssim(again.clamp(0, 1), target, downsample=False)
-        )
+        if step < steps / 5:
+            loss = F.mse_loss(again, target)
+        else:
+            loss = 1 - piq.ssim(again.clamp(0, 1), target, downsample=False)
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()

@@ -5,8 +5,11 @@ A kernel is a B 1 S S float tensor, nonnegative, sum 1, whose centre (of mass, f
 """
 
 import math
+from functools import partial
+from itertools import product
 
 import torch
+import torch.nn.functional as F
 from torch import Generator, Tensor
 
 from pdm import checks
@@ -36,17 +39,12 @@ def motion_kernels(n: int, size: int, intensity: float | Tensor, generator: Gene
         raise ValueError(f"intensity is {intensity.tolist()[:4]}; wanted values in (0, 1]")
     points = POINTS * size
 
-    def normal(*shape):
-        return torch.randn(*shape, generator=generator, dtype=torch.float64)
-
-    def uniform(*shape):
-        return torch.rand(*shape, generator=generator, dtype=torch.float64)
-
+    normal, uniform = (partial(draw, generator=generator, dtype=torch.float64) for draw in (torch.randn, torch.rand))
     wild = intensity[:, None]  # n 1
     turn = normal(n, points) * 2.5 * wild / math.sqrt(points)
     jerk = (uniform(n, points) < 2 * wild / points) * (uniform(n, points) - 0.5) * 2 * math.pi
     heading = 2 * math.pi * uniform(n, 1) + (turn + jerk).cumsum(1)
-    pace = _smooth_noise(normal(n, 8), points) * wild
+    pace = F.interpolate(normal(n, 1, 8), points, mode="linear", align_corners=True)[:, 0] * wild  # smooth
     step = pace.exp() / pace.exp().mean(1, keepdim=True)
     length = 0.75 * wild * size * (2 / 3 + 2 / 3 * uniform(n, 1)) / points
     path = torch.stack([heading.sin(), heading.cos()], dim=-1) * (length * step)[..., None]  # n points 2: row, column
@@ -57,21 +55,15 @@ def motion_kernels(n: int, size: int, intensity: float | Tensor, generator: Gene
     return _draw(path + size // 2, size).float()
 
 
-def _smooth_noise(knots: Tensor, points: int) -> Tensor:
-    """Noise at a few knots, interpolated to `points`: n K -> n points."""
-    return torch.nn.functional.interpolate(knots[:, None], points, mode="linear", align_corners=True)[:, 0]
-
-
 def _draw(path: Tensor, size: int) -> Tensor:
     """The light of `path` (n points 2, in pixels) on a canvas, each point shared bilinearly: n 1 size size, sum 1."""
     corner = path.floor()
     share = path - corner
     canvas = path.new_zeros(len(path), size * size)
-    for row in (0, 1):
-        for column in (0, 1):
-            weight = (share[..., 0] if row else 1 - share[..., 0]) * (share[..., 1] if column else 1 - share[..., 1])
-            index = (corner[..., 0].long() + row) * size + corner[..., 1].long() + column
-            canvas.scatter_add_(1, index, weight)
+    for row, column in product((0, 1), repeat=2):
+        weight = (share[..., 0] if row else 1 - share[..., 0]) * (share[..., 1] if column else 1 - share[..., 1])
+        index = (corner[..., 0].long() + row) * size + corner[..., 1].long() + column
+        canvas.scatter_add_(1, index, weight)
     return (canvas / path.shape[1]).reshape(-1, 1, size, size)
 
 

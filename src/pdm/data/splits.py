@@ -201,10 +201,10 @@ def _spread(name: str, split: str, n: int) -> tuple[Tensor, tuple[str, ...]]:
     return found.images[chosen], tuple(found.names[i] for i in chosen.tolist())
 
 
-def at_hand(domains: Sequence[str], all_wanted: bool = False) -> list[str]:
+def at_hand(domains: Sequence[str]) -> list[str]:
     """Those of the domains of `test_set` whose images are on this machine; it prints which are not.
 
-    Raises: NotAtHand for one that is not, if `all_wanted`; ValueError for an unknown one.
+    Raises: ValueError for an unknown one.
     """
     if isinstance(domains, str) or not isinstance(domains, Sequence):
         raise ValueError(f"domains is {domains!r}; wanted a list of names")
@@ -212,12 +212,9 @@ def at_hand(domains: Sequence[str], all_wanted: bool = False) -> list[str]:
     for domain in domains:
         try:
             test_set(domain, 1)
+            found.append(domain)
         except NotAtHand as error:
-            if all_wanted:
-                raise
             print(f"without {domain}: {error}")
-            continue
-        found.append(domain)
     return found
 
 
@@ -225,6 +222,5 @@ HELD_OUT = 16  # every sixteenth photograph of photos.zip is held out from train
 
 
 def pictures_of(split: str) -> list[Tensor]:
-    """The photographs of photos.zip that are for training, or those held out. Raises: as `datasets`."""
-    pictures = training_pictures()
-    return [p for i, p in enumerate(pictures) if (i % HELD_OUT == 0) == (split == "test")]
+    """The photographs of photos.zip that are for training, or those held out. Raises: as `training_pictures`."""
+    return [p for i, p in enumerate(training_pictures()) if (i % HELD_OUT == 0) == (split == "test")]

@@ -3,13 +3,12 @@
 import torch
 from piq.feature_extractors import InceptionV3
 from torch import Tensor
+from torchvision.transforms.functional import normalize
 
 from pdm import checks
 from pdm.metrics.checks import Unmeasurable
-from pdm.metrics.perceptual import vgg16_features
+from pdm.metrics.perceptual import IMAGENET_MEAN, IMAGENET_STD, vgg16_features
 from pdm.models.seeded import plain_torch
-
-IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 
 
 @torch.no_grad()
@@ -23,11 +22,8 @@ def features(images: Tensor, batch: int = 50) -> Tensor:
     checks.images("images", images, "N C H W")
     if images.shape[1] != 3 or min(images.shape[2:]) < 32:
         raise Unmeasurable(f"images have the shape {tuple(images.shape)}; wanted N 3 H W, of 32 pixels or more")
-    mean, std = (
-        torch.tensor(v, dtype=torch.float32, device="cpu")[:, None, None] for v in (IMAGENET_MEAN, IMAGENET_STD)
-    )
     network, batches = vgg16_features(), images.split(checks.count("batch", batch))
-    parts = [network(((x.cpu().float().clamp(-1, 1) + 1) / 2 - mean) / std) for x in batches]
+    parts = [network(normalize((x.cpu().float().clamp(-1, 1) + 1) / 2, IMAGENET_MEAN, IMAGENET_STD)) for x in batches]
     return torch.cat([part.mean((2, 3)) for part in parts]).double()
 
 

@@ -1,7 +1,5 @@
 """What samples of a prior are like: copies of the training set or not, statistics of kernels and tilts."""
 
-from collections.abc import Mapping
-
 import pandas as pd
 import torch
 import torch.nn.functional as F
@@ -59,11 +57,10 @@ def kernel_statistics(kernels: Tensor) -> pd.DataFrame:
         raise ValueError("kernels are negative or 0 everywhere; wanted N 1 h w, nonnegative and not all 0")
     k = kernels[:, 0].cpu().double()
     k = k / k.sum((1, 2), keepdim=True)
-    places = [
-        torch.arange(n, dtype=torch.float64, device="cpu").reshape(shape)
-        for n, shape in zip(k.shape[1:], ((-1, 1), (1, -1)), strict=True)
-    ]
-    variance = sum((k * p**2).sum((1, 2)) - (k * p).sum((1, 2)) ** 2 for p in places)
+    variance = torch.zeros(len(k), dtype=torch.float64, device="cpu")
+    for marginal in (k.sum(2), k.sum(1)):  # along rows, along columns
+        place = torch.arange(marginal.shape[1], dtype=torch.float64, device="cpu")
+        variance += marginal @ place**2 - (marginal @ place) ** 2
     rows = {
         "support": (k > 0.01 * k.amax((1, 2), keepdim=True)).double().sum((1, 2)),
         "spread": variance.clamp(min=0).sqrt(),
@@ -71,7 +68,7 @@ def kernel_statistics(kernels: Tensor) -> pd.DataFrame:
         "peak": k.amax((1, 2)),
         "fine_power": _fine_power(k),
     }
-    return _frame(rows)
+    return pd.DataFrame({name: value.numpy() for name, value in rows.items()})
 
 
 @torch.no_grad()
@@ -93,7 +90,7 @@ def tilt_statistics(fields: Tensor) -> pd.DataFrame:
         "largest": f.abs().amax((1, 2, 3)),
         "fine_power": (_fine_power(f[:, 0]) + _fine_power(f[:, 1])) / 2,
     }
-    return _frame(rows)
+    return pd.DataFrame({name: value.numpy() for name, value in rows.items()})
 
 
 def two_sample_test(samples: pd.DataFrame, reference: pd.DataFrame) -> pd.DataFrame:
@@ -107,8 +104,8 @@ def two_sample_test(samples: pd.DataFrame, reference: pd.DataFrame) -> pd.DataFr
     rows = []
     for name in samples:
         test = ks_2samp(samples[name], reference[name])
-        means: Mapping[str, float] = {"samples": samples[name].mean(), "generator": reference[name].mean()}
-        rows.append({"statistic": name, **means, "ks": test.statistic, "p": test.pvalue})
+        means = {"samples": samples[name].mean(), "generator": reference[name].mean()}
+        rows.append({"statistic": name} | means | {"ks": test.statistic, "p": test.pvalue})
     return pd.DataFrame(rows)
 
 
@@ -123,7 +120,3 @@ def _fine_power(x: Tensor) -> Tensor:
     rows, columns = (torch.fft.fftfreq(n, dtype=torch.float64, device="cpu").abs() for n in x.shape[1:])
     fine = torch.maximum(rows[:, None], columns[None]) > 0.25
     return (power * fine).sum((1, 2)) / power.sum((1, 2)).clamp(min=1e-300)
-
-
-def _frame(rows: Mapping[str, Tensor]) -> pd.DataFrame:
-    return pd.DataFrame({name: value.numpy() for name, value in rows.items()})

@@ -106,12 +106,16 @@ def save_prior(
 
 
 def prior_card(name: str, folder: str | Path = PRIORS) -> dict:
-    """The card of a committed prior. Raises: ValueError, which lists the priors there are, for another name."""
+    """The card of a committed prior. Raises: ValueError, which lists the priors in `folder`, for another name."""
     path = checks.path("folder", folder) / f"{name}.json"
     if not path.is_file():
         known = sorted(p.stem for p in Path(folder).glob("*.json"))
-        there = f"there are {', '.join(known) or 'none'} in {folder} (PDM_PRIORS names another folder)"
-        raise ValueError(f"no prior is called {name!r}; {there}")
+        remedy = " (PDM_PRIORS names another folder)"
+        if not known:
+            remedy = (
+                ". A checkout or the wheel carries the committed priors; PDM_PRIORS names the folder that holds them"
+            )
+        raise ValueError(f"no prior is called {name!r}; there are {', '.join(known) or 'none'} in {folder}{remedy}")
     try:
         card = json.loads(path.read_text(encoding="utf-8"))
     except json.JSONDecodeError as error:

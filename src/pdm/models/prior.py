@@ -99,24 +99,20 @@ class NetworkPrior:
             raise ValueError(f"label {label} was given to a network without classes")
         self.label: Tensor | None = None
         if config.num_classes is not None:
-            wanted = f"wanted whole numbers from 0 to {config.num_classes - 1}"
+            last = config.num_classes - 1
+            wrong = f"label is {label!r}; wanted whole numbers from 0 to {last}"
             if isinstance(label, str):
-                raise ValueError(f"label is {label!r}; {wanted}")
-            classes = torch.as_tensor(config.num_classes - 1 if label is None else label, device="cpu")
-            if (
-                classes.is_floating_point()
-                or classes.dim() > 1
-                or ((classes < 0) | (classes >= config.num_classes)).any()
-            ):
-                raise ValueError(f"label is {classes.tolist()}; {wanted}")
+                raise ValueError(wrong)
+            classes = torch.as_tensor(last if label is None else label, device="cpu")
+            if classes.is_floating_point() or classes.dim() > 1 or not ((classes >= 0) & (classes <= last)).all():
+                raise ValueError(wrong)
             self.label = classes
         on_cpu = next(network.parameters()).device.type == "cpu"  # a GPU's group norm would copy to and fro
         layout = torch.channels_last if config.dims == 2 and on_cpu else torch.contiguous_format
         with torch.inference_mode(False):
             if any(p.is_inference() for p in network.parameters()):
-                network.load_state_dict(
-                    {n: checks.for_autograd(v) for n, v in network.state_dict().items()}, assign=True
-                )
+                weights = {name: checks.for_autograd(v) for name, v in network.state_dict().items()}
+                network.load_state_dict(weights, assign=True)
             self.network = network.eval().requires_grad_(False).to(memory_format=layout)
         self.precision, self.layout, self.velocity = precision, layout, velocity
         self.schedule = schedule or Schedule.linear()

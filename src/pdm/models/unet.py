@@ -86,16 +86,14 @@ def fold_patches(x: Tensor, patch: int) -> Tensor:
     """Move each block of `patch` pixels a side into channels: B C *S -> B C*patch^d *(S/patch)."""
     if x.dim() == 4:
         return F.pixel_unshuffle(x, patch)
-    b, c, n = x.shape
-    return x.reshape(b, c, n // patch, patch).transpose(2, 3).reshape(b, c * patch, n // patch)
+    return x.unflatten(2, (-1, patch)).transpose(2, 3).flatten(1, 2)
 
 
 def unfold_patches(x: Tensor, patch: int) -> Tensor:
     """Undo `fold_patches`: B C*patch^d *S -> B C *(S*patch)."""
     if x.dim() == 4:
         return F.pixel_shuffle(x, patch)
-    b, c, n = x.shape
-    return x.reshape(b, c // patch, patch, n).transpose(2, 3).reshape(b, c // patch, n * patch)
+    return x.unflatten(1, (-1, patch)).transpose(2, 3).flatten(2)
 
 
 def timestep_embedding(t: Tensor, channels: int) -> Tensor:
@@ -116,7 +114,8 @@ class ResBlock(nn.Module):
         self, dims: int, channels: int, out_channels: int, embedding: int, resample: str | None = None
     ) -> None:
         super().__init__()
-        self.dims, self.resample = dims, {None: None, "down": self._down, "up": self._up}[resample]
+        pool = nn.AvgPool1d(2) if dims == 1 else nn.AvgPool2d(2)
+        self.resample = {None: nn.Identity(), "down": pool, "up": nn.Upsample(scale_factor=2)}[resample]
         self.in_layers = nn.Sequential(_norm(channels), nn.SiLU(), _conv(dims, channels, out_channels, 3, padding=1))
         self.emb_layers = nn.Sequential(nn.SiLU(), _linear(embedding, 2 * out_channels))
         self.out_layers = nn.Sequential(  # the third is ADM's dropout, kept so that the fourth has its number
@@ -126,21 +125,11 @@ class ResBlock(nn.Module):
             _conv(dims, out_channels, out_channels, 3, padding=1),
         )
         _silent(self.out_layers[3])
-        same = channels == out_channels
-        self.skip_connection = nn.Identity() if same else _conv(dims, channels, out_channels, 1)
-
-    def _down(self, x: Tensor) -> Tensor:
-        return F.avg_pool1d(x, 2) if self.dims == 1 else F.avg_pool2d(x, 2)
-
-    def _up(self, x: Tensor) -> Tensor:
-        return F.interpolate(x, scale_factor=2, mode="nearest")
+        self.skip_connection = nn.Identity() if channels == out_channels else _conv(dims, channels, out_channels, 1)
 
     def forward(self, x: Tensor, emb: Tensor) -> Tensor:
         norm, act, conv = self.in_layers
-        h = act(norm(x))
-        if self.resample is not None:
-            h, x = self.resample(h), self.resample(x)
-        h = conv(h)
+        h, x = conv(self.resample(act(norm(x)))), self.resample(x)
         scale, shift = self.emb_layers(emb).chunk(2, dim=1)  # B C each
         norm, act, _, conv = self.out_layers
         h = conv(act(norm(h, scale, shift)))

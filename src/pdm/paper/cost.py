@@ -7,14 +7,16 @@ import statistics
 import subprocess
 import sys
 import time
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from functools import partial, wraps
+from functools import partial
 from pathlib import Path
+from timeit import repeat, timeit
 
 import torch
-from torch import Generator, Tensor
+from torch import Generator
 from torch.utils.flop_counter import FlopCounterMode
 
 from pdm import checks
@@ -24,10 +26,10 @@ from pdm.guidance import DPS
 from pdm.models import NetworkPrior, best_precision, load_prior
 from pdm.models.group_norm import GroupNorm
 from pdm.operators import blur, turbulence
-from pdm.sampler import Component, final, sample
+from pdm.sampler import Component, State, final, sample
 from pdm.study.deblurring import step_sizes
+from pdm.study.runner import COMPONENTS
 
-COMPONENTS = ("image", "kernel", "tilt")
 WAITING = {  # ways for OpenMP's threads to wait, by the environment of the process, and nothing else of OpenMP's in it
     "as shipped": {},
     "GOMP_SPINCOUNT unset": {"GOMP_SPINCOUNT": "300000"},  # libgomp's own number, which keeps pdm from setting another
@@ -82,7 +84,7 @@ def _priors(setting: Setting) -> dict[str, NetworkPrior]:
 
 def _states(
     setting: Setting, seed: int, around: Callable[[str, Callable], Callable] = lambda name, f: f, steps: int = 1000
-):
+) -> Iterator[State]:
     """Guided steps on a batch of noise, because what one costs does not depend on what the images show.
 
     `around(name, function)` may wrap a prior ("network"), the operator ("operator") or the guidance ("guidance").
@@ -99,21 +101,8 @@ def _states(
     sizes = {name: step_sizes(1000).get(name, 0.6) for name in components}
     seed = checks.count("seed", seed, 0)
     y = torch.randn(setting.batch, *shape["image"], generator=Generator("cpu").manual_seed(seed))
-    guidance = DPS(y, around("operator", operator), sizes)
-    called = _Called(guidance.names, around("guidance", guidance.__call__))
-    return sample(components, called, range(seed, seed + setting.batch), steps)
-
-
-@dataclass(frozen=True)
-class _Called:
-    """A guidance by its names and what is called."""
-
-    names: frozenset[str]
-    call: Callable
-    needs_gradients = True
-
-    def __call__(self, state, proposal) -> tuple[dict[str, Tensor], Tensor]:
-        return self.call(state, proposal)
+    guidance = around("guidance", DPS(y, around("operator", operator), sizes))
+    return sample(components, guidance, range(seed, seed + setting.batch), steps)
 
 
 def step_seconds(setting: Setting, repeats: int = 5, seed: int = 0, limit: float = math.inf) -> float:
@@ -121,13 +110,9 @@ def step_seconds(setting: Setting, repeats: int = 5, seed: int = 0, limit: float
 
     After `limit` seconds no step is begun, except the first that counts. Raises: ValueError for less than one repeat.
     """
-    states, times = _states(setting, seed), []
-    for _ in range(checks.count("repeats", repeats) + 1):
-        if len(times) > 1 and sum(times) > limit:
-            break
-        begin = time.perf_counter()
-        next(states)
-        times.append(time.perf_counter() - begin)
+    repeats, states, times = checks.count("repeats", repeats), _states(setting, seed), []
+    while len(times) <= repeats and (len(times) < 2 or sum(times) <= limit):
+        times.append(timeit(lambda: next(states), number=1))
     return statistics.median(times[1:]) / setting.batch
 
 
@@ -168,10 +153,15 @@ def peak_memory(setting: Setting, steps: int) -> dict:
 
 def _peak_mb(setting: Setting, steps: int) -> float:
     final(_states(setting, 0, steps=steps))
+    return held_mb()
+
+
+def held_mb() -> float:
+    """The most memory that this process has held. Raises: ImportError where the system does not tell (Windows)."""
     if sys.platform == "linux":  # whose ru_maxrss begins with the parent's
         kib = re.search(r"VmHWM:\s+(\d+) kB", Path("/proc/self/status").read_text(encoding="utf-8"))[1]
         return int(kib) * 1024 / 1e6
-    import resource  # there is none on Windows
+    import resource
 
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / (1e6 if sys.platform == "darwin" else 1e6 / 1024)
 
@@ -180,7 +170,7 @@ def _apart(call: str, waiting: Mapping[str, str]) -> float:
     """The number that a call of this module gives in a new process, with `waiting` in place of OpenMP's variables."""
     environment = {k: v for k, v in os.environ.items() if not k.startswith(("OMP_", "GOMP_"))} | waiting
     command = [sys.executable, "-c", f"from pdm.paper import cost; print(cost.{call})"]
-    return float(subprocess.run(command, env=environment, check=True, stdout=subprocess.PIPE, text=True).stdout)
+    return float(subprocess.run(command, env=environment, check=True, stdout=subprocess.PIPE, encoding="utf-8").stdout)
 
 
 @contextmanager
@@ -204,29 +194,31 @@ def run_seconds(setting: Setting, steps: int, seed: int = 0) -> float:
 
 def shares(setting: Setting, repeats: int = 5, seed: int = 0) -> dict[str, float]:
     """The parts of a step's time, of sum 1: "networks" and "operator" forward, "backward" through both, and "rest"."""
-    spent = {"network": 0.0, "operator": 0.0, "guidance": 0.0}
-
-    def timed(name: str, function: Callable) -> Callable:
-        @wraps(function)  # the operator's signature names the components
-        def call(*args, **kwargs):
-            begin = time.perf_counter()
-            result = function(*args, **kwargs)
-            spent[name] += time.perf_counter() - begin
-            return result
-
-        return call
-
-    states = _states(setting, seed, timed)
+    spent: Counter[str] = Counter()
+    states = _states(setting, seed, lambda name, inner: _Timed(name, inner, spent))
     next(states)
-    spent.update(dict.fromkeys(spent, 0.0))
-    begin = time.perf_counter()
-    for _ in range(checks.count("repeats", repeats)):
-        next(states)
-    total = time.perf_counter() - begin
+    spent.clear()
+    total = timeit(lambda: next(states), number=checks.count("repeats", repeats))
     parts = {"networks": spent["network"], "operator": spent["operator"]}
     parts["backward"] = spent["guidance"] - spent["operator"]
     parts["rest"] = total - sum(parts.values())
     return {name: seconds / total for name, seconds in parts.items()}
+
+
+class _Timed:
+    """A prior, an operator or a guidance as it is, except that the seconds of its calls are added to `spent`."""
+
+    def __init__(self, name: str, inner: Callable, spent: Counter[str]):
+        self.name, self.spent, self.__wrapped__ = name, spent, inner  # `inspect` takes the signature from there
+
+    def __getattr__(self, name: str):
+        return getattr(self.__wrapped__, name)
+
+    def __call__(self, *args, **kwargs):
+        begin = time.perf_counter()
+        result = self.__wrapped__(*args, **kwargs)
+        self.spent[self.name] += time.perf_counter() - begin
+        return result
 
 
 def step_flops(setting: Setting) -> float:
@@ -241,12 +233,8 @@ def ceiling(side: int = 4096, repeats: int = 3) -> float:
     """Operations a second of the best of `repeats` products of two bfloat16 matrices: what the machine can reach."""
     side, generator = checks.count("side", side), Generator("cpu").manual_seed(0)
     a, b = (torch.randn(side, side, generator=generator, device="cpu").bfloat16() for _ in range(2))
-    times = []
-    for _ in range(checks.count("repeats", repeats) + 1):
-        begin = time.perf_counter()
-        a @ b
-        times.append(time.perf_counter() - begin)
-    return 2 * side**3 / min(times[1:])
+    _, *times = repeat(lambda: a @ b, number=1, repeat=checks.count("repeats", repeats) + 1)  # the first to warm up
+    return 2 * side**3 / min(times)
 
 
 def blur_seconds(kernel: int, method: str, size: int = 64, batch: int = 8, repeats: int = 5) -> float:
@@ -254,9 +242,9 @@ def blur_seconds(kernel: int, method: str, size: int = 64, batch: int = 8, repea
     generator = Generator("cpu").manual_seed(0)
     image = torch.randn(batch, 3, size, size, generator=generator).requires_grad_()
     kernels = torch.rand(batch, 1, kernel, kernel, generator=generator).requires_grad_()
-    times = []
-    for _ in range(checks.count("repeats", repeats) + 1):
-        begin = time.perf_counter()
+
+    def step():
         torch.autograd.grad(blur(image, kernels, method=method).square().sum(), (image, kernels))
-        times.append(time.perf_counter() - begin)
-    return statistics.median(times[1:]) / batch
+
+    _, *times = repeat(step, number=1, repeat=checks.count("repeats", repeats) + 1)  # the first to warm up
+    return statistics.median(times) / batch

@@ -4,7 +4,7 @@ The step size sqrt(alpha_bar_t) is `guidance.sqrt_alpha_bar`, the correlation `o
 """
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 import torch
 from torch import Tensor
@@ -18,7 +18,6 @@ from pdm.study.method import method
 from pdm.study.problem import Estimate, Measurement
 
 
-@dataclass(frozen=True, eq=False)
 class WholeBatchDPS:
     """`DPS` with one norm over the whole batch: a sample's step is smaller the worse the others fit.
 
@@ -26,23 +25,15 @@ class WholeBatchDPS:
     is still each sample's own norm. Args: DPS's, without a penalty. Raises: ValueError as DPS.
     """
 
-    measurement: Tensor
-    operator: Callable[..., Tensor]
-    scale: Mapping[str, StepSize]
     needs_gradients = True
 
-    def __post_init__(self):
-        object.__setattr__(self, "alone", DPS(self.measurement, self.operator, self.scale))
-
-    @property
-    def names(self) -> frozenset[str]:
-        """The components that the operator takes."""
-        return self.alone.names
+    def __init__(self, measurement: Tensor, operator: Callable[..., Tensor], scale: Mapping[str, StepSize]):
+        self.measurement, self.operator, self.scale = measurement, operator, scale
+        self.names = DPS(measurement, operator, scale).names
 
     def __call__(self, state, proposal) -> tuple[dict[str, Tensor], Tensor]:
         """The displacement of each component, and the residual norms: B."""
-        predicted = self.operator(**state.theta)
-        difference = self.measurement - predicted
+        difference = self.measurement - self.operator(**state.theta)
         gradients = torch.autograd.grad(difference.norm(), list(state.x.values()))
         sizes = {n: a(state.t) if callable(a) else a for n, a in self.scale.items()}
         loss = difference.detach().flatten(1).norm(dim=1)
@@ -61,10 +52,8 @@ def blind_dps_whole_batch(measurement: Measurement, priors: Priors, steps: int =
     process = blind_process(measurement, priors, steps, Settings())
     dps = process.guidance
     kernel = replace(process.components["kernel"], constrain=divide_by_batch_sum)
-    run = process._replace(
-        components=process.components | {"kernel": kernel},
-        guidance=WholeBatchDPS(dps.measurement, dps.operator, dps.scale),
-    )
+    whole = WholeBatchDPS(dps.measurement, dps.operator, dps.scale)
+    run = process._replace(components=process.components | {"kernel": kernel}, guidance=whole)
     last = final(run.states(measurement, steps))
     values = {"image": last.theta["image"], "kernel": shift_and_divide(last.x0["kernel"])}
     return Estimate(values, steps, steps)

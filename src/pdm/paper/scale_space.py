@@ -9,14 +9,14 @@ import math
 from dataclasses import replace
 
 import torch
-from scipy.fft import dctn, idctn
+from scipy.fft import dctn
 from torch import Tensor
 
-from pdm import metrics
+from pdm import checks, metrics
 from pdm.constraints import to_model_range
 from pdm.data import gaussian_kernels
 from pdm.sampler import NoiseStreams, final
-from pdm.schedule import Schedule, Step
+from pdm.schedule import Schedule
 from pdm.study.deblurring import Priors, Process, Settings, blind_process
 from pdm.study.method import method
 from pdm.study.problem import Estimate, Measurement, Truth
@@ -35,19 +35,6 @@ def _frequency(height: int, width: int) -> Tensor:
     return (down[:, None].square() + across.square()).sqrt()
 
 
-def _passed(stds: Tensor, height: int, width: int) -> Tensor:
-    """What Gaussian blurs let pass of each cosine: N stds to N H W."""
-    return torch.exp(-2 * (math.pi * stds.double()[:, None, None] * _frequency(height, width)).square())
-
-
-def gaussian_blur(x: Tensor, std: float) -> Tensor:
-    """Blur pictures, B C H W, by a Gaussian of `std` pixels. Raises: ValueError for a std below 0."""
-    if not (math.isfinite(std) and std >= 0):
-        raise ValueError(f"std is {std}; wanted a finite number of pixels, 0 or more")
-    passed = _passed(torch.tensor([std]), *x.shape[-2:])[0]
-    return torch.from_numpy(idctn((_cosines(x) * passed).numpy(), axes=(-2, -1), norm="ortho")).to(x)
-
-
 def closest_blur(estimate: Tensor, truth: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     """The Gaussian blur of the truth that comes closest to an estimate: B C H W each, B values each.
 
@@ -57,12 +44,11 @@ def closest_blur(estimate: Tensor, truth: Tensor) -> tuple[Tensor, Tensor, Tenso
     if estimate.shape != truth.shape or estimate.dim() != 4:
         raise ValueError(f"shapes {tuple(estimate.shape)} and {tuple(truth.shape)}; wanted B C H W twice")
     found, true = _cosines(estimate), _cosines(truth)
-    passed = _passed(STDS, *truth.shape[-2:])
+    passed = torch.exp(-2 * (math.pi * STDS.double()[:, None, None] * _frequency(*truth.shape[-2:])).square())  # S H W
     # |found - g true|^2 = |found|^2 - 2 g found true + g^2 true^2, summed over the channels before the grid
     cross, power = (found * true).sum(1), true.square().sum(1)  # B H W
-    square = found.square().sum((1, 2, 3))[:, None] + torch.stack(
-        [(g**2 * power - 2 * g * cross).sum((1, 2)) for g in passed], dim=1
-    )  # B S
+    change = [(g**2 * power - 2 * g * cross).sum((1, 2)) for g in passed]
+    square = found.square().sum((1, 2, 3))[:, None] + torch.stack(change, dim=1)  # B S
     distance = (square.clamp(min=0) / truth[0].numel()).sqrt()
     best = distance.argmin(1)
     return STDS[best], distance.gather(1, best[:, None])[:, 0].float(), distance[:, 0].float()
@@ -109,13 +95,9 @@ def pyramid_stds(levels: int = 8, ratio: float = math.sqrt(2)) -> list[float]:
     return [math.sqrt((ratio ** (2 * level) - 1) / 12) for level in range(levels - 1, -1, -1)]
 
 
-def renoise_step() -> Step:
+def renoise(schedule: Schedule, x, x0: Tensor, t: int, s: int, z: Tensor, variance=None) -> Tensor:
     """x_s = sqrt(alpha_bar_s) x0_hat + sqrt(1 - alpha_bar_s) z: of x_t nothing is kept but the denoised estimate."""
-
-    def step(schedule, x, x0, t, s, z, variance=None):
-        return schedule.diffuse(x0, z, s)
-
-    return step
+    return schedule.diffuse(x0, z, s)
 
 
 @method("scale_course", priors=("image", "kernel"), settings=Settings)
@@ -130,14 +112,13 @@ def restore(
 ) -> Estimate:
     """Algorithm 1, and three other ways down the scales.
 
-    `course` is "ancestral", as `deblurring.blind_dps`; "renoised", the same time steps by `renoise_step`; "levels", as
+    `course` is "ancestral", as `deblurring.blind_dps`; "renoised", the same time steps by `renoise`; "levels", as
     many of those steps but at no more than `levels` time steps, evenly spaced, as a pyramid has levels; or "late", the
     ancestral steps from t = `late` on, beginning at the measurement and a round kernel of 2 pixels. The rest as
     `deblurring.Settings`. Raises: ValueError for another course.
     """
     chosen = Settings(**settings)
-    if course not in COURSES:
-        raise ValueError(f"no course is called {course!r}; there are {', '.join(COURSES)}")
+    checks.choice("course", course, COURSES)
     components, guidance, step = blind_process(measurement, priors, steps, chosen)
     schedule = Schedule.linear()
     times = [t for t, _ in schedule.pairs(steps)]
@@ -151,7 +132,7 @@ def restore(
         guess = {"image": measurement.y.clamp(-1, 1), "kernel": blurry}
         start = {n: schedule.diffuse(v, noise(f"start of {n}", v.shape[1:]).to(v), times[0]) for n, v in guess.items()}
         components = {n: replace(c, start=start[n]) for n, c in components.items()}
-    step = renoise_step() if course in ("renoised", "levels") else step
+    step = renoise if course in ("renoised", "levels") else step
     last = final(Process(components, guidance, step).states(measurement, times))
     return Estimate(last.theta, len(times), len(times), chosen.boundary)
 

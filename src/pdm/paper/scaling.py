@@ -11,11 +11,6 @@ from pdm.study.problem import Cases
 from pdm.study.runner import restore
 
 
-def _echo(cases: Cases) -> dict:
-    """What a batch costs besides computing it: its images on their way to a worker and back."""
-    return cases.truth.components
-
-
 def measured(method: Method, cases: Cases, counts: Sequence[int] = (1, 2)) -> pd.DataFrame:
     """Restore `cases` by so many Dask workers on this machine, processes of one thread each: a row for each count.
 
@@ -34,7 +29,7 @@ def measured(method: Method, cases: Cases, counts: Sequence[int] = (1, 2)) -> pd
         with LocalCluster(**options) as cluster, Client(cluster, set_as_default=False) as client:
             client.run(restore, method, cases[:1])
             took = []
-            for work in (lambda unit: restore(method, unit), _echo):
+            for work in (lambda unit: restore(method, unit), lambda unit: unit.truth.components):  # there and back
                 begin = time.perf_counter()
                 client.gather(client.map(work, units, pure=False))
                 took.append(time.perf_counter() - begin)

@@ -6,8 +6,8 @@
 """
 
 import argparse
+import contextlib
 import math
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -20,6 +20,7 @@ from pdm import metrics
 from pdm.data import gaussian_kernels, motion_kernels, tilt_fields
 from pdm.models import best_device, prior_card
 from pdm.paper.checkpoints import EXPERIMENTS, Experiment, images
+from pdm.paper.cost import held_mb
 from pdm.study import deblurring, runner, statistics, tables, turbulence
 from pdm.study.method import Method
 from pdm.study.problem import Cases, measured
@@ -94,11 +95,11 @@ def table(
     compared = methods(experiment, steps, batch)
     rows = statistics.aggregate(runner.recorded(compared, these, scale))
     for part in runner.run(compared, these, scale).values():
-        finite = part["image"].flatten(1).isfinite().all(1)
-        found = (
-            metrics.inception_features(part["image"][finite].clamp(-1, 1), device=device) if finite.sum() > 1 else None
-        )
-        fids.append(math.nan if found is None else metrics.frechet_distance(found, reference[finite]))
+        finite, fid = part["image"].flatten(1).isfinite().all(1), math.nan
+        if finite.sum() > 1:
+            found = metrics.inception_features(part["image"][finite].clamp(-1, 1), device=device)
+            fid = metrics.frechet_distance(found, reference[finite])
+        fids.append(fid)
     names = {"column": experiment.column, "dataset": experiment.dataset, "degradation": experiment.degradation}
     return rows.assign(fid=fids, scale=scale, **names).reindex(columns=COLUMNS)
 
@@ -138,12 +139,9 @@ def _tflop(method: Method, case: Cases, device: torch.device) -> float:
 def _peak_gb(device: torch.device) -> float:
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated() / 1e9
-    try:
-        import resource  # not on Windows
-    except ImportError:
-        return math.nan
-    unit = 1 if sys.platform == "darwin" else 1024
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 1e9
+    with contextlib.suppress(ImportError):
+        return held_mb() / 1000
+    return math.nan
 
 
 def main(arguments: list[str] | None = None) -> None:

@@ -125,12 +125,9 @@ def recorded_rows(scale: str, key: dict, compute: Callable[[], list[dict]], titl
 
     Those are `commits` and `machines`, which `write_table` puts beside the table.
     """
-
-    def with_origin():
-        origin = provenance.here()
-        return [row | {"commits": origin["commit"], "machines": origin["machine"]} for row in compute()]
-
-    return recorded(scale, key, with_origin, title)
+    here = provenance.here()
+    origin = {"commits": here["commit"], "machines": here["machine"]}
+    return recorded(scale, key, lambda: [row | origin for row in compute()], title)
 
 
 def digest(tensor: Tensor) -> str:

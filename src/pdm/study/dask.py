@@ -1,9 +1,9 @@
-"""Where the batches of `benchmark.run` are computed: here, or by the workers of a Dask cluster."""
+"""Where the batches of `runner.run` are computed: here, or by the workers of a Dask cluster."""
 
 import re
 from collections.abc import Iterator
 from concurrent.futures import Executor
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 
 PROTOCOLS = ("tcp://", "tls://", "ucx://")
 
@@ -30,10 +30,10 @@ def connected(address: str | None) -> Iterator[Executor | None]:
         from distributed import Client, LocalCluster
     except ImportError as error:
         raise ImportError("EXECUTOR asks for Dask; pip install 'parallel-diffusion[dask]'") from error
-    if local:
-        with LocalCluster(n_workers=int(local[1]), threads_per_worker=1, dashboard_address=None) as cluster:
-            with connected(cluster.scheduler_address) as executor:
-                yield executor
-        return
-    with Client(address, timeout=10, set_as_default=False) as client:
+    with ExitStack() as stack:
+        if local:
+            address = stack.enter_context(
+                LocalCluster(n_workers=int(local[1]), threads_per_worker=1, dashboard_address=None)
+            )
+        client = stack.enter_context(Client(address, timeout=10, set_as_default=False))
         yield client.get_executor(pure=False)

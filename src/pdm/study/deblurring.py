@@ -3,7 +3,7 @@
 Settings are plain values, so that a table's row can be told by them and a worker elsewhere can be handed them.
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import NamedTuple
@@ -25,10 +25,10 @@ from pdm.operators import blur
 from pdm.sampler import Component, Guidance, State, final, sample
 from pdm.schedule import Schedule, Step, ancestral_step
 from pdm.study.method import method
-from pdm.study.problem import BOUNDARIES, Estimate, Measurement
+from pdm.study.problem import BOUNDARIES, Estimate, Measurement, explained
 
 CONSTRAINTS = {"shift_and_divide": shift_and_divide, "simplex": simplex, "projection": projection}
-PENALTIES = {None: None, "l1": l1, "l0": l0}
+PENALTIES = {"l1": l1, "l0": l0}
 Priors = Mapping[str, NetworkPrior]
 
 
@@ -46,7 +46,7 @@ def step_sizes(
     steps, given = checks.count("steps", steps), {"image": image, "kernel": kernel}
     sizes = {name: checks.number(name, a, least=0) * 1000 / steps for name, a in given.items()}
     if constant:
-        return {**sizes}
+        return sizes
     size = {name: sqrt_alpha_bar(Schedule.linear(), a) for name, a in sizes.items()}
     return {**size, "kernel": lambda t: size["kernel"](t) * min(1.0, t / fade if fade else 1.0)}
 
@@ -58,9 +58,9 @@ class Process(NamedTuple):
     guidance: Guidance
     step: Step
 
-    def states(self, measurement: Measurement, steps: int, **others) -> Iterator[State]:
+    def states(self, measurement: Measurement, steps: int | Sequence[int]) -> Iterator[State]:
         """The states of a run with the measurement's seeds."""
-        return sample(*self[:2], measurement.seeds, steps, step=self.step, device=measurement.y.device, **others)
+        return sample(*self[:2], measurement.seeds, steps, step=self.step, device=measurement.y.device)
 
 
 @dataclass(frozen=True)
@@ -86,14 +86,11 @@ class Settings:
     variance: str = "small"
 
     def __post_init__(self):
-        for what, choices in (
-            ("constraint", CONSTRAINTS),
-            ("penalty", PENALTIES),
-            ("boundary", (None, *BOUNDARIES)),
-        ):
-            if (name := getattr(self, what)) not in choices:
-                known = ", ".join(sorted(choice for choice in choices if choice))
-                raise ValueError(f"no {what} is called {name!r}; there are {known}")
+        checks.choice("constraint", self.constraint, list(CONSTRAINTS))
+        if self.penalty is not None:
+            checks.choice("penalty", self.penalty, list(PENALTIES))
+        if self.boundary is not None:
+            checks.choice("boundary", self.boundary, BOUNDARIES)
         if self.penalty is None and (self.weight or self.penalty_after):
             raise ValueError(f"weight {self.weight:g} is given without a penalty; wanted penalty 'l1' or 'l0'")
         step_sizes(1000, self.image_step, self.kernel_step, self.constant, self.fade)
@@ -102,9 +99,9 @@ class Settings:
 
 def blind_process(measurement: Measurement, priors: Priors, steps: int, settings: Settings) -> Process:
     """Algorithm 1, with step sizes that suit `steps` steps."""
-    constrain, term = CONSTRAINTS[settings.constraint], PENALTIES[settings.penalty]
-    terms = {}
-    if term is not None:
+    constrain, terms = CONSTRAINTS[settings.constraint], {}
+    if settings.penalty is not None:
+        term = PENALTIES[settings.penalty]
         after = lambda x: term(2 * constrain(x) - 1)  # noqa: E731
         terms = {"kernel": (after if settings.penalty_after else term, settings.weight)}
     components = {
@@ -117,8 +114,12 @@ def blind_process(measurement: Measurement, priors: Priors, steps: int, settings
 
 
 def known_kernel_process(measurement: Measurement, priors: Priors, steps: int, image_step: float = 1.0) -> Process:
-    """Diffusion posterior sampling of the image alone, by the kernel that the measurement's `known` holds."""
-    operator = partial(blur, kernel=_told(measurement, "kernel"), boundary=measurement.boundary)
+    """Diffusion posterior sampling of the image alone, by the kernel and tilts that the measurement's `known` holds."""
+    _known_kernel(measurement)
+
+    def operator(image: Tensor) -> Tensor:
+        return explained({**measurement.known, "image": image}, measurement.frames, measurement.boundary)
+
     guidance = DPS(measurement.y, operator, {"image": step_sizes(steps, image_step)["image"]})
     return Process({"image": Component(priors["image"], measurement.shape)}, guidance, ancestral_step())
 
@@ -173,8 +174,8 @@ def uniform_kernel(
     sizes = {"image": step_sizes(steps, image_step)["image"], "kernel": kernel_step * 1000 / steps}
     operator = partial(blur, boundary=measurement.boundary)
     guidance = DPS(measurement.y, operator, sizes, {"kernel": (sparse, weight)})
-    process = Process(components, guidance, ancestral_step())
-    return Estimate(final(process.states(measurement, steps)).theta, steps, steps)
+    states = Process(components, guidance, ancestral_step()).states(measurement, steps)
+    return Estimate(final(states).theta, steps, steps)
 
 
 @method("pan")
@@ -204,26 +205,23 @@ def supervised(measurement: Measurement, priors: Priors) -> Estimate:
 @method("wiener", known=("kernel",))
 def wiener_known_kernel(measurement: Measurement, priors: Priors | None = None, balance: float = 0.02) -> Estimate:
     """Wiener's filter with the kernel known; `balance` as `baselines.wiener` has it."""
-    kernel = _told(measurement, "kernel")
+    kernel = _known_kernel(measurement)
     return Estimate({"image": wiener(measurement.y, kernel, balance, measurement.boundary)})
 
 
-def _told(measurement: Measurement, name: str) -> Tensor:
-    if name not in measurement.known:
-        raise ValueError(f"the measurement's `known` holds {sorted(measurement.known)}; wanted {name!r} among them")
-    return measurement.known[name]
+def _known_kernel(measurement: Measurement) -> Tensor:
+    if "kernel" not in measurement.known:
+        raise ValueError(f"the measurement's `known` holds {sorted(measurement.known)}; wanted 'kernel' among them")
+    return measurement.known["kernel"]
 
 
 def _odd(canvas: tuple[int, int]) -> tuple[int, int]:
     """The largest odd sides of a kernel that the canvas holds."""
-    height, width = (side - 1 + side % 2 for side in canvas)
-    return height, width
+    return tuple(side - 1 + side % 2 for side in canvas)
 
 
 def _on_canvas(kernel: Tensor, canvas: tuple[int, int]) -> Tensor:
     """A kernel B 1 h w on a canvas of H W pixels, its centre h // 2 on the centre H // 2."""
-    sides = []
-    for size, wanted in zip(reversed(kernel.shape[2:]), reversed(canvas), strict=True):
-        before = wanted // 2 - size // 2
-        sides += [before, wanted - size - before]
-    return torch.nn.functional.pad(kernel, sides)
+    (h, w), (height, width) = kernel.shape[2:], canvas
+    top, left = height // 2 - h // 2, width // 2 - w // 2
+    return torch.nn.functional.pad(kernel, (left, width - w - left, top, height - h - top))

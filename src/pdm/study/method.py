@@ -64,9 +64,8 @@ class Method:
         taken = {p.name for p in kinds if p.kind is p.POSITIONAL_OR_KEYWORD} - {"measurement", "priors"}
         through = {f.name for f in fields(self.restore.settings)} if self.restore.settings else set()
         if unknown := set(self.settings) - taken - through:
-            raise ValueError(
-                f"{self.restore.id} takes no {', '.join(sorted(unknown))}; it takes {sorted(taken | through)}"
-            )
+            known = sorted(taken | through)
+            raise ValueError(f"{self.restore.id} takes no {', '.join(sorted(unknown))}; it takes {known}")
         if through:  # its own checks, before any work
             self.restore.settings(**{name: v for name, v in self.settings.items() if name in through})
         if wrong := set(self.weights) - set(self.restore.priors):

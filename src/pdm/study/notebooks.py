@@ -31,7 +31,7 @@ def run_notebook(notebook: str | Path, folder: str | Path, parameters: Mapping[s
 
     A run that fails raises what papermill raises and leaves what it got to as `NAME.failed.ipynb`.
     """
-    import papermill  # here, since a kernel that only writes tables should not wait for it
+    import papermill  # here, so that a wrong argument is answered at once
 
     notebook, folder = Path(notebook).resolve(), Path(folder).resolve()
     failed = folder / f"{notebook.stem}.failed.ipynb"

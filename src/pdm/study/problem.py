@@ -8,9 +8,9 @@ from typing import TypeVar
 import torch
 from torch import Tensor
 
+from pdm import checks
 from pdm.data import SIGMA, noisy
 from pdm.operators import blur, turbulence
-from pdm.sampler import NoiseStreams
 
 BOUNDARIES = ("reflect", "zero", "circular")
 Batch = TypeVar("Batch", "Measurement", "Truth")
@@ -35,23 +35,13 @@ class Measurement:
     known: Mapping[str, Tensor] = field(default_factory=dict)
 
     def __post_init__(self):
-        y = self.y
-        if not isinstance(y, Tensor) or y.dim() != 4 or not y.is_floating_point() or y.numel() == 0:
-            came = f"{y.dtype} {tuple(y.shape)}" if isinstance(y, Tensor) else type(y).__name__
-            raise ValueError(f"the measurement is {came}; wanted floating point, B C H W in [-1, 1]")
-        if not y.isfinite().all() or y.abs().max() > 2:
-            raise ValueError(
-                f"the measurement lies in [{y.min():g}, {y.max():g}]; wanted [-1, 1], give or take the noise"
-            )
+        y = checks.images("the measurement", self.y, reach=2)
         if y.min() > -0.1 and y.max() < 1.1 and y.max() > 0.5:
             warnings.warn("the measurement lies in [0, 1]; wanted [-1, 1]: 2 y - 1, if black is 0 in it", stacklevel=3)
-        object.__setattr__(self, "seeds", tuple(NoiseStreams(self.seeds).seeds))
-        if len(self.seeds) != len(y) or y.shape[1] % self.frames:
-            raise ValueError(
-                f"{len(self.seeds)} seeds, {self.frames} frames for y {tuple(y.shape)}; wanted B seeds, KC channels"
-            )
-        if self.boundary not in BOUNDARIES:
-            raise ValueError(f"boundary is {self.boundary!r}; wanted one of {', '.join(BOUNDARIES)}")
+        object.__setattr__(self, "seeds", tuple(checks.seeds(self.seeds, len(y))))
+        if y.shape[1] % self.frames:
+            raise ValueError(f"{self.frames} frames for y {tuple(y.shape)}; wanted KC channels")
+        checks.choice("boundary", self.boundary, BOUNDARIES)
 
     def __len__(self) -> int:
         return len(self.seeds)
@@ -79,21 +69,15 @@ class Truth:
     tilt: Tensor | None = None
 
     def __post_init__(self):
-        image, kernel = self.image, self.kernel
-        if image.dim() != 4 or kernel.dim() != 4 or len({len(v) for v in self.components.values()}) != 1:
+        checks.images("the true image", self.image, reach=1.001), checks.kernels("the true kernel", self.kernel)
+        if len({len(v) for v in self.components.values()}) != 1:
             shapes = {name: tuple(v.shape) for name, v in self.components.items()}
             raise ValueError(f"the truth has the shapes {shapes}; wanted B C H W, B 1 h w and B 2K H W")
-        if not (kernel >= 0).all() or not ((kernel.sum((1, 2, 3)) - 1).abs() < 1e-3).all():
-            sums = kernel.sum((1, 2, 3)).tolist()[:4]
-            raise ValueError(f"kernels have the minimum {kernel.min():g} and the sums {sums}; wanted >= 0 and sum 1")
-        if not image.abs().max() <= 1.001:
-            raise ValueError(f"the image lies in [{image.min():g}, {image.max():g}]; wanted [-1, 1]")
 
     @property
     def components(self) -> dict[str, Tensor]:
         """The parts that there are, by name."""
-        found = {"image": self.image, "kernel": self.kernel, "tilt": self.tilt}
-        return {name: value for name, value in found.items() if value is not None}
+        return {name: value for name, value in vars(self).items() if value is not None}
 
 
 def _map(batch: Batch, change) -> Batch:
@@ -195,9 +179,7 @@ def measured(
     Raises: ValueError as `Truth`, `Measurement`, `blur` and `add_noise`.
     """
     truth, frames = Truth(image, kernel, tilt), 1 if tilt is None else tilt.shape[1] // 2
-    if len(tuple(seeds)) != len(image):
-        raise ValueError(f"{len(tuple(seeds))} seeds for {len(image)} images; wanted one each")
-    clean = explained(truth.components, boundary=boundary)
-    y = noisy(clean, seeds, sigma)
-    found = Measurement(y, tuple(seeds), sigma, boundary, tuple(kernel.shape[2:]), frames)
-    return Cases(tuple(str(i) for i in range(len(image))) if names is None else tuple(names), found, truth, title)
+    seeds = tuple(checks.seeds(seeds, len(image)))
+    y = noisy(explained(truth.components, boundary=boundary), seeds, sigma)
+    measurement = Measurement(y, seeds, sigma, boundary, tuple(kernel.shape[2:]), frames)
+    return Cases(tuple(map(str, range(len(image))) if names is None else names), measurement, truth, title)

@@ -13,18 +13,15 @@ import re
 import sys
 from pathlib import Path
 
+import pandas as pd
+
 from pdm.paths import ROOT, write_whole
 
 FILES = (ROOT / "README.md", ROOT / "results" / "bench" / "results.md")
 TABLES = ROOT / "results" / "bench" / "tables"
 BLOCK = re.compile(r"(<!-- table (\w+)(?: where (\w+)=(\S+))?: ([\w ]+) -->\n).*?(<!-- end -->)", re.DOTALL)
-FORMATS = {
-    "psnr": "{:.2f}",
-    "fd_vgg": "{:.2f}",
-    "kernel_mse": "{:.2e}",
-    "seconds": "{:.0f}",
-    "seconds_per_image": "{:.0f}",
-}
+FORMATS = {"psnr": "{:.2f}", "fd_vgg": "{:.2f}", "kernel_mse": "{:.2e}"}
+FORMATS |= {"seconds": "{:.0f}", "seconds_per_image": "{:.0f}"}
 
 
 def rendered(text: str, tables: str | Path = TABLES) -> str:
@@ -47,8 +44,6 @@ def markdown(path: Path, columns: list[str], where: str | None = None, value: st
     an exponent, NaN is left empty, and what is true or false is yes or no.
     Raises: ValueError for a table, column or value that is not there.
     """
-    import pandas as pd
-
     if not path.is_file():
         raise ValueError(f"no table {path.stem!r} in {path.parent}")
     frame = pd.read_csv(path)

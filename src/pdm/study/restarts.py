@@ -10,6 +10,7 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
+from pdm import checks
 from pdm.constraints import to_model_range
 from pdm.sampler import NoiseStreams, State, final
 from pdm.schedule import Schedule
@@ -71,23 +72,20 @@ def _passes(measurement: Measurement, run: Process, first: int, times: list[int]
         lost = lost | ~(last.theta["kernel"].amax((1, 2, 3)) > 0)
         if lost.all():
             raise FloatingPointError("every kernel is 0 or NaN; wanted one to go on from")
-        found = last.x0 | {"kernel": to_model_range(_filled(last.theta["kernel"], lost, 1.0))}
-        start = {
-            n: schedule.diffuse(_filled(v, lost, 0.0), noise(n, run.components[n].shape).to(v.device), times[0])
-            for n, v in found.items()
-        }
+        kernel = _filled(last.theta, lost, 1.0)["kernel"]
+        found = _filled(last.x0 | {"kernel": to_model_range(kernel)}, lost, 0.0)
+        white = {n: noise(n, run.components[n].shape).to(v.device) for n, v in found.items()}
+        start = {n: schedule.diffuse(v, white[n], times[0]) for n, v in found.items()}
         again = run._replace(components={n: replace(c, start=start[n]) for n, c in run.components.items()})
         for last in again.states(replace(measurement, seeds=noise.seeds), times):
-            x, x0, theta = (
-                {n: _filled(v, lost, torch.nan) for n, v in of.items()} for of in (last.x, last.x0, last.theta)
-            )
+            x, x0, theta = (_filled(values, lost, torch.nan) for values in (last.x, last.x0, last.theta))
             last = replace(last, x=x, x0=x0, theta=theta)
             yield last
 
 
-def _filled(x: Tensor, which: Tensor, value: float) -> Tensor:
-    """B *S with the samples `which`, B, filled."""
-    return x.masked_fill(which.reshape(-1, *[1] * (x.dim() - 1)), value)
+def _filled(values: dict[str, Tensor], which: Tensor, value: float) -> dict[str, Tensor]:
+    """The values, B C H W each, with the samples `which`, B, filled."""
+    return {n: v.masked_fill(which.view(-1, 1, 1, 1), value) for n, v in values.items()}
 
 
 @method("best_of", priors=("image", "kernel"))
@@ -97,10 +95,8 @@ def best_of(measurement: Measurement, priors: Priors, chains: int = 4, steps: in
     A run can settle on a kernel of the wrong kind, round where the truth is a path; the residual, which needs no truth,
     often tells. Chain j has the measurement's seeds and 10,000 j. Raises: ValueError for less than one chain.
     """
-    if chains < 1:
-        raise ValueError(f"chains is {chains}; wanted 1 or more")
     found, residuals = [], []
-    for j in range(chains):
+    for j in range(checks.count("chains", chains)):
         seeds = tuple(seed + APART * j for seed in measurement.seeds)
         found.append(blind_dps(replace(measurement, seeds=seeds), priors, steps).values)
         residual = measurement.y - explained(found[-1], boundary=measurement.boundary)

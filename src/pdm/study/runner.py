@@ -4,6 +4,7 @@ import os
 import time
 from collections.abc import Sequence
 from concurrent.futures import Executor, as_completed
+from contextlib import nullcontext
 from functools import partial
 
 import torch
@@ -13,12 +14,10 @@ from pdm import metrics
 from pdm.models import best_device
 from pdm.study import cache, provenance
 from pdm.study.dask import connected
-from pdm.study.method import Method, method
+from pdm.study.method import Method
 from pdm.study.problem import Cases, Estimate
 from pdm.study.score import figures
 from pdm.study.statistics import DISTANCES
-
-__all__ = ["Method", "method", "pictures", "recorded", "restore", "run"]
 
 COMPONENTS = ("image", "kernel", "tilt")
 
@@ -50,9 +49,8 @@ def _attempt(method: Method, cases: Cases, device: torch.device | str) -> Estima
     parts = [_attempt(method, cases[i : i + 1], device) for i in range(len(cases))]
     shared = set.intersection(*(set(part.values) for part in parts))
     values = {name: torch.cat([part.values[name] for part in parts]) for name in shared}
-    return Estimate(
-        values, max(part.forward for part in parts), max(part.backward for part in parts), parts[0].boundary
-    )
+    forward, backward = (max(getattr(part, count) for part in parts) for count in ("forward", "backward"))
+    return Estimate(values, forward, backward, parts[0].boundary)
 
 
 def run(methods: Sequence[Method], cases: Cases, scale: str, executor: Executor | None = None) -> dict[str, dict]:
@@ -69,11 +67,10 @@ def run(methods: Sequence[Method], cases: Cases, scale: str, executor: Executor 
     keys = [(method.key(part), cache.code_of(method.restore)) for method, part in units]
     both = {str(key): (unit, key) for unit, key in zip(units, keys, strict=True)}  # one of those that are the same
     left = [(unit, key) for unit, key in both.values() if not cache.is_finished(scale, *key)]
-    if left and executor is not None:
-        _spread(left, scale, executor)
-    elif left and os.environ.get("EXECUTOR"):
-        with connected(os.environ["EXECUTOR"]) as executor:
-            _spread(left, scale, executor)
+    if left:
+        with nullcontext(executor) if executor else connected(os.environ.get("EXECUTOR")) as workers:
+            if workers is not None:
+                _spread(left, scale, workers)
     parts: dict[str, list[dict]] = {m.name: [] for m in methods}
     for unit, (key, code) in zip(units, keys, strict=True):
         parts[unit[0].name].append(cache.finished(scale, key, lambda unit=unit: restore(*unit), code))
@@ -128,27 +125,22 @@ def _told_apart(methods: Sequence[Method]) -> None:
 
 def _restore_as(key: dict, code: str, method: Method, cases: Cases) -> dict:
     """`restore`, by a worker whose weights, precision and code are those of the key that its result is kept by."""
-    own = method.key(cases) | {"code": cache.code_of(method.restore)}
-    if own != (wanted := key | {"code": code}):
-        differ = ", ".join(
-            f"{name} is {own.get(name)} for {wanted[name]}" for name in wanted if own.get(name) != wanted[name]
-        )
-        raise ValueError(f"a worker would compute something else than was asked for: {differ}")
+    own, wanted = method.key(cases) | {"code": cache.code_of(method.restore)}, key | {"code": code}
+    if own != wanted:
+        differ = [f"{name} is {own.get(name)} for {value}" for name, value in wanted.items() if own.get(name) != value]
+        raise ValueError(f"a worker would compute something else than was asked for: {', '.join(differ)}")
     return restore(method, cases)
 
 
 def _spread(left: list[tuple], scale: str, executor: Executor) -> None:
     """Have an executor restore batches, given with their keys, and keep each as it comes; what fails is raised last."""
     futures = {executor.submit(_restore_as, *key, *unit): key for unit, key in left}
-    failed = None
     for future in as_completed(futures):
         key, code = futures[future]
-        try:
+        if future.exception() is None:
             cache.finished(scale, key, future.result, code)
-        except Exception as error:  # the others are still to be kept
-            failed = failed or error
-    if failed is not None:
-        raise failed
+    for future in futures:
+        future.result()
 
 
 def _distances(images: Tensor, truth: Tensor) -> dict[str, float | None]:

@@ -5,6 +5,8 @@ import math
 import re
 from pathlib import Path
 
+import pandas as pd
+
 from pdm.paths import locked, results_dir, write_whole
 from pdm.study import provenance
 
@@ -24,7 +26,7 @@ def target_row(notebook: str, claim: str, measured: float, least: float = -math.
 BESIDE = ("commits", "seeds", "machines", "sampler")  # columns of a table that go into its provenance
 
 
-def write_table(frame, name: str, scale: str, seed: int | None = None) -> Path:
+def write_table(frame: pd.DataFrame, name: str, scale: str, seed: int | None = None) -> Path:
     """Write a DataFrame to `results/SCALE/tables/NAME.csv`, whole or not at all, and return the path.
 
     Numbers keep six significant digits; the index is written only where it has a name. Where it came from is written to
@@ -36,14 +38,12 @@ def write_table(frame, name: str, scale: str, seed: int | None = None) -> Path:
     return _write_csv(frame, _path(name, scale))
 
 
-def update_table(frame, name: str, scale: str, by: str, seed: int | None = None) -> Path:
+def update_table(frame: pd.DataFrame, name: str, scale: str, by: str, seed: int | None = None) -> Path:
     """Write `frame` into `results/SCALE/tables/NAME.csv` in place of the rows that have its values of column `by`.
 
     Rows of other values stay, so that several notebooks share a table, one after the other or at once; where these rows
     came from is written to `results/SCALE/provenance/NAME-VALUES.json`. Returns the path; raises as `write_table`.
     """
-    import pandas as pd  # here, for the command line below should start at once
-
     path = _path(name, scale)
     _write_provenance(frame, "-".join([name, *sorted(map(str, frame[by].unique()))]), scale, seed)
     with locked(path):
@@ -53,14 +53,12 @@ def update_table(frame, name: str, scale: str, by: str, seed: int | None = None)
         return _write_csv(frame, path)
 
 
-def write_sets(frame, name: str, scale: str, seed: int | None = None) -> Path:
+def write_sets(frame: pd.DataFrame, name: str, scale: str, seed: int | None = None) -> Path:
     """Write a table of data sets, column `dataset`: the rows of sets that are not in `frame` stay where they stand.
 
     So a machine that has not all the sets regenerates the rows of those it has. Returns the path; raises as
     `write_table`.
     """
-    import pandas as pd
-
     path, own = _path(name, scale), set(frame["dataset"])
     with locked(path):
         old = pd.read_csv(path).to_dict("records") if path.is_file() else []
@@ -74,14 +72,14 @@ def write_sets(frame, name: str, scale: str, seed: int | None = None) -> Path:
         return _write_csv(pd.DataFrame([*rows, *new]), path)
 
 
-def _write_csv(frame, path: Path) -> Path:
+def _write_csv(frame: pd.DataFrame, path: Path) -> Path:
     named_index = any(level is not None for level in frame.index.names)
     beside = [column for column in BESIDE if column in frame]
     write_whole(path, frame.drop(columns=beside).to_csv(float_format="%.6g", index=named_index, lineterminator="\n"))
     return path
 
 
-def _write_provenance(frame, name: str, scale: str, seed: int | None) -> None:
+def _write_provenance(frame: pd.DataFrame, name: str, scale: str, seed: int | None) -> None:
     rows = {column: [str(value) for value in frame[column]] for column in BESIDE if column in frame}
     origin = provenance.describe() | {"scale": scale, "seed": seed} | ({"rows": rows} if rows else {})
     write_whole(_path(name, scale, "provenance", "json"), json.dumps(origin, indent=1) + "\n")

@@ -3,6 +3,7 @@
 Each method has the signature of those of `pdm.study.deblurring`, and takes measurements of K frames.
 """
 
+from collections.abc import Iterator
 from dataclasses import replace
 
 import torch
@@ -18,7 +19,7 @@ from pdm.schedule import Schedule, ancestral_step
 from pdm.study import deblurring
 from pdm.study.deblurring import Priors, Process, Settings, blind_process, step_sizes
 from pdm.study.method import method
-from pdm.study.problem import Estimate, Measurement, explained
+from pdm.study.problem import Estimate, Measurement
 from pdm.study.restarts import passes
 
 
@@ -42,8 +43,7 @@ def blind(
         size = step_sizes(n, tilt_step, constant=chosen.constant)["image"]
         return _process(measurement, priors, n, chosen, tilt, size)
 
-    last = final(passes(measurement, process, steps, restarts, back_to))
-    return _estimate(last, steps, chosen.boundary)
+    return _estimate(passes(measurement, process, steps, restarts, back_to), steps, chosen.boundary)
 
 
 @method("uniform_tilt", priors=("image", "kernel"), settings=Settings)
@@ -58,38 +58,27 @@ def uniform_tilt(
     chosen, shape = Settings(**settings), (2, *measurement.shape[1:])
     tilt = Component(FlatPrior(Schedule.linear()), shape, _in_pixels, start=torch.zeros(shape), step=bounded)
     process = _process(measurement, priors, steps, chosen, tilt, tilt_step * 1000 / steps)
-    return _estimate(final(process.states(measurement, steps)), steps, chosen.boundary)
+    return _estimate(process.states(measurement, steps), steps, chosen.boundary)
 
 
 @method("turbulence_as_blur", priors=("image", "kernel"))
-def blur_only(
-    measurement: Measurement, priors: Priors, steps: int = 1000, image_step: float = 1.0, kernel_step: float = 0.6
-) -> Estimate:
+def blur_only(measurement: Measurement, priors: Priors, steps: int = 1000) -> Estimate:
     """Algorithm 1 on the first frame, which takes the turbulence for a blur."""
-    sizes = {"image_step": image_step, "kernel_step": kernel_step}
-    return deblurring.blind_dps(replace(measurement, y=measurement.first_frame, frames=1), priors, steps, **sizes)
+    return deblurring.blind_dps(replace(measurement, y=measurement.first_frame, frames=1), priors, steps)
 
 
 @method("known_operator", priors=("image",), known=("kernel", "tilt"))
 def known_operator(measurement: Measurement, priors: Priors, steps: int = 1000, image_step: float = 1.0) -> Estimate:
-    """The image alone with kernel and tilts known."""
-
-    def operator(image: Tensor) -> Tensor:
-        return explained({"image": image, **measurement.known}, measurement.frames, measurement.boundary)
-
-    guidance = DPS(measurement.y, operator, {"image": step_sizes(steps, image_step)["image"]})
-    return _image_alone(measurement, priors, guidance, steps, backward=steps)
+    """`deblurring.dps`, the image alone, with kernel and tilts known."""
+    return deblurring.dps(measurement, priors, steps, image_step)
 
 
 @method("ilvr", priors=("image",))
 def ilvr(measurement: Measurement, priors: Priors, steps: int = 1000, factor: int = 4) -> Estimate:
     """ILVR on the first frame, by the same image prior; a factor of 4 of 64 pixels is the paper's 16 of 256."""
-    return _image_alone(measurement, priors, ILVR(measurement.first_frame, factor, measurement.seeds), steps)
-
-
-def _image_alone(measurement: Measurement, priors: Priors, guidance, steps: int, backward: int = 0) -> Estimate:
+    guidance = ILVR(measurement.first_frame, factor, measurement.seeds)
     process = Process({"image": Component(priors["image"], measurement.shape)}, guidance, ancestral_step())
-    return Estimate(final(process.states(measurement, steps)).theta, steps, backward)
+    return Estimate(final(process.states(measurement, steps)).theta, steps)
 
 
 def _process(
@@ -103,10 +92,10 @@ def _process(
     return Process(components | dict.fromkeys(operator.tilts, tilt), guidance, step)
 
 
-def _estimate(last: State, steps: int, boundary: str | None) -> Estimate:
-    tilts = [value for name, value in last.theta.items() if name.startswith("tilt")]
-    values = {"image": last.theta["image"], "kernel": last.theta["kernel"], "tilt": torch.cat(tilts, dim=1)}
-    return Estimate(values, steps, steps, boundary)
+def _estimate(states: Iterator[State], steps: int, boundary: str | None) -> Estimate:
+    theta = final(states).theta
+    tilts = torch.cat([value for name, value in theta.items() if name.startswith("tilt")], dim=1)
+    return Estimate({"image": theta["image"], "kernel": theta["kernel"], "tilt": tilts}, steps, steps, boundary)
 
 
 def _in_pixels(x0: Tensor) -> Tensor:

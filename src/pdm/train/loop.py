@@ -169,19 +169,14 @@ class _Run:
         try:
             kept = torch.load(checkpoint, weights_only=True)
         except Exception as error:  # torch raises a dozen kinds for a file that is cut or something else
-            raise ValueError(
-                f"{checkpoint} cannot be read as a training checkpoint; remove it to start anew"
-            ) from error
-        kept = kept if isinstance(kept, dict) else {}
-        if kept.get("made_with") != self.made_with:
-            raise ValueError(
-                f"{checkpoint} is the checkpoint of another run, {kept.get('made_with')}; wanted {self.made_with}; "
-                "remove it to begin anew"
-            )
-        if kept["seen"] >= self.recipe.images + self.recipe.batch:  # the last batch may go beyond
-            raise ValueError(
-                f"{checkpoint} has seen {kept['seen']} images already; wanted {self.recipe.images} or less"
-            )
+            raise ValueError(f"{checkpoint} is no checkpoint that can be read; remove it to begin anew") from error
+        came = kept.get("made_with") if isinstance(kept, dict) else None
+        if came != self.made_with:
+            wanted = f"wanted {self.made_with}; remove it to begin anew"
+            raise ValueError(f"{checkpoint} is the checkpoint of another run, {came}; {wanted}")
+        seen, images = kept["seen"], self.recipe.images
+        if seen >= images + self.recipe.batch:  # the last batch may go beyond
+            raise ValueError(f"{checkpoint} has seen {seen} images already; wanted {images} or less")
         for name in ("network", "ema", "optimizer", "objective"):
             getattr(self, name).load_state_dict(kept[name])
         self.generator.set_state(kept["generator"])

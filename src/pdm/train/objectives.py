@@ -6,9 +6,10 @@ from typing import TYPE_CHECKING
 
 import torch
 from torch import Generator, Tensor, nn
+from torchvision.transforms.functional import normalize
 
 from pdm import checks
-from pdm.metrics import vgg16_features
+from pdm.metrics.perceptual import IMAGENET_MEAN, IMAGENET_STD, vgg16_features
 from pdm.models import NetworkPrior, UNet, Velocity
 from pdm.schedule import Schedule
 
@@ -26,7 +27,9 @@ class Denoising(nn.Module):
         self.recipe, self.schedule = recipe, Schedule.linear()
 
     def forward(self, network: UNet, x0: Tensor, labels: Tensor | None, generator: Generator) -> Tensor:
-        t, noise = _noise(x0, generator, self.recipe.time_power if self.training else 1.0)
+        uniform = torch.rand(len(x0), generator=generator, dtype=torch.float64, device="cpu")
+        t = (1000 * uniform ** (self.recipe.time_power if self.training else 1.0)).long()
+        noise = _normal(x0, generator)
         return denoising_loss(network, self.schedule, self.recipe.velocity, x0, labels, t, noise)
 
 
@@ -72,19 +75,12 @@ def band_losses(
     return losses
 
 
-def _noise(x0: Tensor, generator: Generator, power: float = 1.0) -> tuple[Tensor, Tensor]:
-    t = (1000 * torch.rand(len(x0), generator=generator, dtype=torch.float64, device="cpu") ** power).long()
-    return t, _normal(x0, generator)
-
-
 def _normal(like: Tensor, generator: Generator) -> Tensor:
     """Standard normal numbers, drawn in float32 on the CPU, in the shape and the dtype of `like` and on its device."""
     return torch.randn(like.shape, generator=generator, dtype=torch.float32, device="cpu").to(like)
 
 
 Degrade = Callable[[Tensor, Generator], Tensor]
-
-IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 
 
 def charbonnier(x: Tensor, epsilon: float = 1e-3) -> Tensor:
@@ -111,15 +107,13 @@ class Adversarial(nn.Module):
     is trained on; measuring leaves it as it is, and measures all but the adversarial term.
     """
 
-    def __init__(self, recipe: "Recipe", degrade: Degrade, perceptual: float = 0.006, adversarial: float = 0.01):
+    def __init__(self, recipe: "Recipe", degrade: Degrade):
         super().__init__()
-        self.degrade, self.perceptual, self.adversarial = degrade, perceptual, adversarial
+        self.degrade = degrade
         self.critic = _critic(recipe.network.in_channels)
         self.optimizer = torch.optim.Adam(self.critic.parameters(), recipe.rate / 2, (0.5, 0.99))
         self.seen = (vgg16_features()[:15],)  # to the third convolution of the third stage; in a tuple, for its
         # weights are ImageNet's and not part of our state
-        self.register_buffer("mean", torch.tensor(IMAGENET_MEAN)[:, None, None], persistent=False)
-        self.register_buffer("std", torch.tensor(IMAGENET_STD)[:, None, None], persistent=False)
 
     def get_extra_state(self) -> dict:
         return self.optimizer.state_dict()
@@ -130,7 +124,7 @@ class Adversarial(nn.Module):
     def forward(self, network: nn.Module, x0: Tensor, labels: Tensor | None, generator: Generator) -> Tensor:
         restored = _restored(network, self.degrade, x0, generator)
         loss = 0.5 * (restored - x0).square().flatten(1).mean(1)
-        loss = loss + self.perceptual * (self._features(restored) - self._features(x0)).square().flatten(1).mean(1)
+        loss = loss + 0.006 * (self._features(restored) - self._features(x0)).square().flatten(1).mean(1)
         if not self.training:
             return loss
         real, fake = self.critic(x0).float(), self.critic(restored.detach()).float()
@@ -142,10 +136,10 @@ class Adversarial(nn.Module):
         real, fake = self.critic(x0).float(), self.critic(restored).float()
         self.critic.requires_grad_(True)
         fooled = (fake - real.mean() - 1).square().flatten(1).mean(1) + (real - fake.mean() + 1).square().mean()
-        return loss + self.adversarial * fooled / 2
+        return loss + 0.01 * fooled / 2
 
     def _features(self, x: Tensor) -> Tensor:
-        return self.seen[0](((x + 1) / 2 - self.mean) / self.std).float()
+        return self.seen[0](normalize((x + 1) / 2, IMAGENET_MEAN, IMAGENET_STD)).float()
 
 
 def _restored(network: nn.Module, degrade: Degrade, x0: Tensor, generator: Generator) -> Tensor:

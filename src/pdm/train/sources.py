@@ -10,16 +10,6 @@ from torch import Generator, Tensor
 
 from pdm import checks, data
 from pdm.constraints import to_model_range
-from pdm.data import (
-    SIGMA,
-    TILT_BOUND,
-    add_noise,
-    gaussian_kernels,
-    motion_kernels,
-    pictures_of,
-    random_kernels,
-    tilt_fields,
-)
 from pdm.operators import blur, turbulence
 from pdm.train.loop import Batch
 
@@ -31,23 +21,23 @@ def generated(make: Callable[[int, Generator], Tensor]) -> Callable[[str], Calla
 
 def kernels(n: int, generator: Generator) -> Tensor:
     """Blur kernels on a canvas of 32 pixels, in the prior's range."""
-    return to_model_range(random_kernels(n, 32, generator))
+    return to_model_range(data.random_kernels(n, 32, generator))
 
 
 def tilts(n: int, generator: Generator) -> Tensor:
     """Tilt fields of 64 pixels, in the prior's range."""
-    return tilt_fields(n, 64, generator) / TILT_BOUND
+    return data.tilt_fields(n, 64, generator) / data.TILT_BOUND
 
 
 def images(split: str) -> Callable[[int, Generator], Batch]:
     """Faces, cats and crops of photographs in equal shares, flipped half the time."""
     faces, cats = (data.load(name, split).pixels for name in ("faces", "cats"))
-    pictures = pictures_of(split)
+    pictures = data.pictures_of(split)
 
     def draw(n: int, generator: Generator) -> Batch:
         labels = torch.randint(3, (checks.count("n", n),), generator=generator)
         x0 = torch.empty(n, 3, 64, 64, dtype=torch.float32)
-        for label, pixels in ((0, faces), (1, cats), (2, pictures)):
+        for label, pixels in enumerate((faces, cats, pictures)):
             count = int((labels == label).sum())
             if count and isinstance(pixels, list):
                 x0[labels == label] = data.random_crops(pixels, count, 64, generator)
@@ -78,10 +68,10 @@ def random_blur(x0: Tensor, generator: Generator) -> Tensor:
     B 3 H W in [-1, 1] to the same shape. Raises: ValueError for images of another shape or range.
     """
     n = len(checks.images("x0", x0))
-    motion = motion_kernels(n, 32, 0.2 + 0.8 * _uniform(n, generator), generator)
-    gaussian = gaussian_kernels(n, 32, 0.05 + 2.45 * _uniform(n, generator))
+    motion = data.motion_kernels(n, 32, 0.2 + 0.8 * _uniform(n, generator), generator)
+    gaussian = data.gaussian_kernels(n, 32, 0.05 + 2.45 * _uniform(n, generator))
     chosen = _uniform(n, generator)[:, None, None, None] < 0.5
-    return add_noise(blur(x0, torch.where(chosen, motion, gaussian).to(x0)), SIGMA, generator)
+    return data.add_noise(blur(x0, torch.where(chosen, motion, gaussian).to(x0)), data.SIGMA, generator)
 
 
 def random_turbulence(x0: Tensor, generator: Generator) -> Tensor:
@@ -90,8 +80,9 @@ def random_turbulence(x0: Tensor, generator: Generator) -> Tensor:
     B 3 64 64 in [-1, 1] to the same shape. Raises: ValueError for images of another shape or range.
     """
     n = len(checks.images("x0", x0, "B C 64 64"))
-    blurs = gaussian_kernels(n, 32, 0.3 + 0.7 * _uniform(n, generator))
-    return add_noise(turbulence(x0, blurs.to(x0), tilt_fields(n, 64, generator).to(x0)), SIGMA, generator)
+    blurs = data.gaussian_kernels(n, 32, 0.3 + 0.7 * _uniform(n, generator))
+    fields = data.tilt_fields(n, 64, generator)
+    return data.add_noise(turbulence(x0, blurs.to(x0), fields.to(x0)), data.SIGMA, generator)
 
 
 def _uniform(n: int, generator: Generator) -> Tensor:
