@@ -51,8 +51,8 @@ test: .venv/.stamp
 	.venv/bin/lint-imports
 	$(VENV_PYTHON) -m mypy
 	rm -rf results/smoke/parts
-	SCALE=smoke OMP_NUM_THREADS=1 $(VENV_PYTHON) -m pytest -n 2 --dist loadfile --doctest-modules --nbval-lax \
-	  --nbval-current-env $(CORE:%=src/pdm/%.py) tests $(sort $(wildcard notebooks/*.ipynb))
+	SCALE=smoke OMP_NUM_THREADS=1 $(VENV_PYTHON) -m pytest -n 2 --dist loadfile --no-loadscope-reorder \
+	  --doctest-modules --nbval-lax --nbval-current-env $(CORE:%=src/pdm/%.py) tests $(sort $(wildcard notebooks/*.ipynb))
 
 lab: .venv/.stamp
 	$(VENV_PYTHON) -m jupyterlab notebooks

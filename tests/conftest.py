@@ -1,3 +1,6 @@
+import multiprocessing
+
+import dask.config
 import pytest
 import torch
 
@@ -5,6 +8,17 @@ from pdm.data import motion_kernels
 from pdm.models import NetworkPrior, UNet, UNetConfig
 from pdm.study import method
 from pdm.study.problem import Cases, measured
+
+LONGEST = ("resume", "dask", "recipes", "notebooks_command", "cost", "supervised", "robustness", "check", "scaling")
+
+
+def pytest_collection_modifyitems(items):
+    """Files that take longest begin first, then notebooks: at the end no process waits for another's long file.
+
+    `--dist loadfile --no-loadscope-reorder` hands files out in this order.
+    """
+    rank = {f"test_{name}.py": i for i, name in enumerate(LONGEST)}
+    items.sort(key=lambda item: rank.get(item.path.name, len(rank) + (item.path.suffix != ".ipynb")))
 
 
 @pytest.fixture(autouse=True, scope="module")
@@ -14,6 +28,19 @@ def one_thread():
     torch.set_num_threads(1)
     yield
     torch.set_num_threads(threads)
+
+
+@pytest.fixture(scope="module")
+def forked():
+    """Dask's workers fork from one process that has imported the package; where they cannot, each imports it."""
+    if "forkserver" not in multiprocessing.get_all_start_methods():
+        yield
+        return
+    multiprocessing.get_context("forkserver").set_forkserver_preload(["distributed", "pdm.study.runner"])
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("distributed.utils._forkserver_preload_set", True, raising=False)  # else it preloads others
+        with dask.config.set({"distributed.worker.multiprocessing-method": "forkserver"}):
+            yield
 
 
 def tiny(size: int, channels: int) -> NetworkPrior:

@@ -121,7 +121,7 @@ def test_a_process_of_its_own_measures_time_and_memory():
     ballast = torch.ones(10**8)  # 400 MB of ours, which are none of its
     (row,) = cost.busy(["as shipped"], [0], Setting(1, 1), repeats=1)
     assert 0 < row["seconds_per_step"] < 60 and len(ballast) == 10**8
-    small, large = (cost.peak_memory(Setting(1, 1, size=size), 1) for size in (64, 256))
+    small, large = (cost.peak_memory(Setting(1, 1, size=size), 1) for size in (64, 160))
     assert (small["size"], small["batch"], small["steps"]) == (64, 1, 1)
     assert 150 < small["peak_mb"] < 2000  # torch alone is some hundred megabytes
-    assert large["peak_mb"] > small["peak_mb"] + 40  # a step's activations at sixteen times the pixels
+    assert large["peak_mb"] > small["peak_mb"] + 20  # a step's activations at six times the pixels

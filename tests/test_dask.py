@@ -6,6 +6,7 @@ import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
+import dask.config
 import pandas as pd
 import pytest
 import torch
@@ -20,7 +21,7 @@ from pdm.study.problem import Estimate, measured
 
 
 @pytest.fixture(scope="module")
-def cluster():
+def cluster(forked):
     with LocalCluster(n_workers=2, threads_per_worker=1, processes=True, dashboard_address=None) as cluster:
         yield cluster
 
@@ -87,7 +88,8 @@ def test_a_worker_of_other_weights_is_refused(cluster, cases, way, tmp_path, mon
 
 def test_workers_of_its_own_are_started_and_ended(cases, way, tmp_path, monkeypatch):
     serial, image = table(way, cases, tmp_path / "serial", monkeypatch)
-    with connected("local:2") as executor:
+    spawned = dask.config.set({"distributed.worker.multiprocessing-method": "spawn"})  # as a user's are
+    with spawned, connected("local:2") as executor:
         spread, same = table(way, cases, tmp_path / "local", monkeypatch, executor)
         threads = set(executor.map(_threads, range(4)))
     pd.testing.assert_frame_equal(serial, spread)

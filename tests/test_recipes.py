@@ -4,6 +4,7 @@ import hashlib
 import json
 import os
 from dataclasses import replace
+from functools import partial
 
 import numpy as np
 import pytest
@@ -89,6 +90,7 @@ def test_a_network_that_is_to_fool_a_critic_begins_with_the_one_that_regression_
     for name in ("deblur_regression", "deblur_adversarial"):
         narrow = replace(RECIPES[name].network, model_channels=8, num_head_channels=8)
         monkeypatch.setitem(RECIPES, name, replace(RECIPES[name], network=narrow, rate=1e-9))
+    monkeypatch.setattr(recipes, "train", partial(loop.train, held_out=64))  # VGG16 sees each of them
     folders = {"folder": tmp_path, "checkpoints": tmp_path / "checkpoints"}
     with pytest.raises(ValueError, match=r"no prior is called .deblur_regression."):
         list(train_prior("deblur_adversarial", 32, **folders))
@@ -230,8 +232,6 @@ def test_what_a_table_is_measured_on_has_the_names_of_its_pictures(tmp_path, mon
     assert data.at_hand(["faces", "photos", "cats"]) == ["photos"]
     shown = capsys.readouterr().out
     assert "without faces: " in shown and "without cats: " in shown
-    with pytest.raises(data.NotAtHand):
-        data.at_hand(["photos", "faces"], all_wanted=True)
     with pytest.raises(ValueError, match="domain is 'dogs'; wanted one of 'faces', 'cats', 'photos'"):
         data.at_hand(["dogs"])
 

@@ -25,7 +25,7 @@ def cases():
     return problem.measured(truth, motion_kernels(4, 16, 0.5, generator), range(4))
 
 
-def test_two_workers_that_do_not_compute_take_half_the_time(cases):
+def test_two_workers_that_do_not_compute_take_half_the_time(cases, forked):
     import cloudpickle  # what distributed sends functions by: this module is not on the workers' path
 
     module = __import__(__name__)
