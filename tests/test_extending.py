@@ -14,6 +14,10 @@ def test_sections():
     assert list(SECTIONS) == wanted and all(SECTIONS.values())
 
 
+def test_lines_are_short():
+    assert max(map(len, TEXT.splitlines())) <= 100
+
+
 @pytest.mark.parametrize("heading", SECTIONS)
 def test_example(heading, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
