@@ -76,7 +76,7 @@ def test_a_penalty_counts_before_the_kernel_is_normalised_and_not_after(cases, p
     )  # its gradient is zero but for rounding
     other = deblurring.blind_dps(cases.measurement, priors, 5, penalty="l0", weight=5.0)
     assert not torch.allclose(other.kernel, before.kernel, atol=1e-4)
-    with pytest.raises(ValueError, match="no penalty is called 'l2'; there are l0, l1"):
+    with pytest.raises(ValueError, match="penalty is 'l2'; wanted one of 'l1', 'l0'"):
         deblurring.blind_dps(cases.measurement, priors, 5, penalty="l2")
 
 

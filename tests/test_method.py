@@ -47,9 +47,9 @@ def test_a_method_without_a_usable_name_or_batch_is_refused(name, batch):
     [
         ({"whole_batch": True}, "blind_dps takes no whole_batch"),
         ({"weight": 1.0}, "weight 1 is given without a penalty"),
-        ({"boundary": "nonsense"}, "no boundary is called 'nonsense'"),
-        ({"penalty": "l2"}, "no penalty is called 'l2'; there are l0, l1"),
-        ({"constraint": "sum"}, "no constraint is called 'sum'"),
+        ({"boundary": "nonsense"}, "boundary is 'nonsense'"),
+        ({"penalty": "l2"}, "penalty is 'l2'; wanted one of 'l1', 'l0'"),
+        ({"constraint": "sum"}, "constraint is 'sum'"),
         ({"variance": "huge"}, "variance is 'huge'"),
         ({"fade": -1}, "fade is -1"),
         ({"steps": [1]}, "setting steps is a list"),

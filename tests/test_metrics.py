@@ -3,7 +3,6 @@
 import hashlib
 import importlib.util
 import itertools
-import os
 import pickle
 from functools import partial
 from pathlib import Path
@@ -266,24 +265,7 @@ def test_without_any_weights_the_error_says_how_to_get_them(monkeypatch, tmp_pat
         perceptual._backbone_weights("vgg")
 
 
-class Malicious:
-    def __init__(self, path):
-        self.path = path
-
-    def __reduce__(self):
-        return os.system, (f"touch {self.path}",)
-
-
-@pytest.mark.parametrize("protocol", [0, 2, 4, 5])
-def test_unpickler_refuses_code(tmp_path, protocol):
-    file, trace = tmp_path / "bad.ckpt", tmp_path / "trace"
-    file.write_bytes(pickle.dumps({"kernel": Malicious(trace)}, protocol=protocol))
-    with pytest.raises(pickle.UnpicklingError, match="wanted NumPy arrays only"):
-        perceptual._load_pickle(file, hashlib.sha256(file.read_bytes()).hexdigest())
-    assert not trace.exists()
-
-
-def test_unpickler_reads_arrays_and_refuses_a_wrong_sum(tmp_path):
+def test_a_pickle_is_read_if_its_sum_is_right(tmp_path):
     file, array = tmp_path / "good.ckpt", np.arange(6, dtype=np.float32).reshape(2, 3)
     file.write_bytes(pickle.dumps({"Conv_0": {"kernel": array}}, protocol=4))
     sha256 = hashlib.sha256(file.read_bytes()).hexdigest()
@@ -307,12 +289,6 @@ def test_conversion_turns_h_w_i_o_into_o_i_h_w(generator):
     }
     came = perceptual._convert({"AlexNet_0": layer, "NetLinLayer_0": {}}, "alex")
     assert came.keys() == wanted.keys() and all(torch.equal(came[name], wanted[name]) for name in wanted)
-
-
-def test_conversion_refuses_a_wrong_shape():
-    layer = {"kernel": np.zeros((3, 3, 3, 64), np.float32), "bias": np.zeros(64, np.float32)}
-    with pytest.raises(ValueError, match=r"\(64, 3, 3, 3\); wanted \(64, 3, 11, 11\)"):
-        perceptual._convert({"AlexNet_0": {"Conv_0": layer}}, "alex")
 
 
 # ---- kernels ----

@@ -1,6 +1,8 @@
 """Where things lie, and that a file is whole whoever else writes it."""
 
+import importlib.util
 import os
+import shutil
 import subprocess
 import sys
 import threading
@@ -32,6 +34,29 @@ def test_a_file_in_place_of_a_folder_is_named(tmp_path):
     (tmp_path / "results").write_text("")
     with pytest.raises(ValueError, match=r"results.* cannot be made a folder"):
         paths.results_dir("smoke", tmp_path / "results")
+
+
+@pytest.mark.parametrize("is_checkout", [True, False])
+@pytest.mark.parametrize("named", [True, False])
+def test_training_writes_to_the_priors_or_outside_a_checkout_to_the_working_directory(
+    is_checkout, named, tmp_path, monkeypatch
+):
+    """A copy of the module stands in a tree that is a checkout, or is not."""
+    package, here = tmp_path / "tree" / "src" / "pdm", tmp_path / "user"
+    for folder in (package, here):
+        folder.mkdir(parents=True)
+    copy = shutil.copy(paths.__file__, package)
+    if is_checkout:
+        (tmp_path / "tree" / "pyproject.toml").touch()
+    monkeypatch.chdir(here)
+    monkeypatch.setenv("PDM_PRIORS", "mine" if named else "")
+    spec = importlib.util.spec_from_file_location("paths_elsewhere", copy)
+    spec.loader.exec_module(elsewhere := importlib.util.module_from_spec(spec))
+    assert is_checkout == elsewhere.IS_CHECKOUT
+    committed = tmp_path / "tree" / "data" if is_checkout else package / "_data"
+    assert elsewhere.PRIORS == (here / "mine" if named else committed / "priors")
+    wanted = here / "mine" if named else (committed if is_checkout else here / "data") / "priors"
+    assert elsewhere.TRAINED == wanted  # never into an installed package
 
 
 def test_relative_folders_are_those_of_the_working_directory(tmp_path, monkeypatch):

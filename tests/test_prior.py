@@ -1,8 +1,6 @@
 """Priors against autograd, numerical integration, the plain network, and, where committed, a Gaussian denoiser."""
 
 import hashlib
-import json
-import os
 from dataclasses import replace
 
 import pytest
@@ -17,11 +15,8 @@ from pdm.models import (
     NetworkPrior,
     UNet,
     UNetConfig,
-    best_precision,
     load_prior,
-    precision_for,
     prior_card,
-    save_prior,
 )
 from pdm.paths import PRIORS
 from pdm.schedule import Schedule
@@ -39,61 +34,6 @@ def random_network(config: UNetConfig = SMALL, seed: int = 0) -> UNet:
 
 def random(*shape: int, seed: int = 1) -> torch.Tensor:
     return torch.randn(*shape, generator=torch.Generator().manual_seed(seed))
-
-
-# ---- on disk ----
-
-
-def test_a_saved_prior_comes_back_rounded_to_float16_and_no_more(tmp_path):
-    net = random_network()
-    weights = {n: v.clone() for n, v in net.state_dict().items()}
-    path = save_prior("small", net, {"labels": [], "seed": 3}, tmp_path)
-    prior = load_prior("small", folder=tmp_path, precision=torch.float32)
-    assert prior.network.config == SMALL
-    assert prior.shape == (2, 16, 16)
-    for name, came in prior.network.state_dict().items():
-        assert came.dtype == torch.float32
-        torch.testing.assert_close(came, weights[name], rtol=2**-11, atol=2**-25)  # half a unit in the last place
-    assert {v.dtype for v in load_file(path).values()} == {torch.float16}
-    assert sorted(p.name for p in tmp_path.iterdir()) == ["small.json", "small.safetensors"]  # no .part is left
-
-
-def test_the_card_names_the_sha256_of_the_file_and_keeps_what_it_was_given(tmp_path):
-    path = save_prior("small", random_network(), {"labels": ["a"], "terms": "none"}, tmp_path)
-    card = json.loads((tmp_path / "small.json").read_text())
-    assert card == prior_card("small", tmp_path)
-    assert card["sha256"] == hashlib.sha256(path.read_bytes()).hexdigest()
-    assert (card["name"], card["labels"], card["terms"]) == ("small", ["a"], "none")
-
-
-@pytest.mark.parametrize("dying", [1, 2])
-def test_a_save_that_dies_leaves_no_prior_rather_than_half_of_one(dying, tmp_path, monkeypatch):
-    calls, replace_file = [], os.replace
-
-    def die(*names):
-        calls.append(names)
-        if len(calls) == dying:
-            raise OSError("killed")
-        replace_file(*names)
-
-    monkeypatch.setattr(os, "replace", die)
-    with pytest.raises(OSError, match="killed"):
-        save_prior("small", random_network(), {}, tmp_path)
-    assert not (tmp_path / "small.json").exists()
-    with pytest.raises(ValueError, match="no prior is called 'small'"):
-        load_prior("small", folder=tmp_path)
-
-
-def test_labels_are_found_by_name_or_number(tmp_path):
-    save_prior("small", random_network(replace(SMALL, num_classes=3)), {"labels": ["face", "cat", "any"]}, tmp_path)
-    load = {
-        label: load_prior("small", label, torch.float32, tmp_path) for label in ("face", "cat", "any", 0, 1, 2, None)
-    }
-    x = random(2, 2, 16, 16)
-    noise = {label: prior.predict(x, 300)[0] for label, prior in load.items()}
-    assert all(torch.equal(noise[name], noise[i]) for i, name in enumerate(("face", "cat", "any")))
-    assert torch.equal(noise[None], noise["any"])
-    assert (noise["face"] - noise["cat"]).norm() > 1e-3
 
 
 # ---- networks ----
@@ -148,27 +88,6 @@ def test_lower_precision_stays_inside():
     exact, rough = (NetworkPrior(net, precision=p).predict(x, 40)[0] for p in (torch.float32, torch.bfloat16))
     assert rough.dtype == torch.float32
     assert 1e-4 < (rough - exact).norm() / exact.norm() < 0.1  # eight bits are kept a product
-
-
-@pytest.mark.parametrize("amx", [True, False])
-@pytest.mark.parametrize("avx512", [True, False])
-def test_bfloat16_is_taken_only_where_the_hardware_multiplies_it(amx, avx512, monkeypatch):
-    monkeypatch.setattr(torch.cpu, "_is_amx_tile_supported", lambda: amx)
-    monkeypatch.setattr(torch.cpu, "_is_avx512_bf16_supported", lambda: avx512)
-    assert best_precision() == (torch.bfloat16 if amx or avx512 else torch.float32)
-    for ampere in (True, False):
-        monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda including_emulation, ampere=ampere: ampere)
-        assert best_precision("cuda") == (torch.bfloat16 if ampere else torch.float32)
-
-
-def test_the_environment_may_say_the_precision(monkeypatch):
-    for name in ("float32", "bfloat16"):
-        monkeypatch.setenv("PDM_PRECISION", name)
-        assert best_precision() == best_precision("cuda") == getattr(torch, name)
-    assert precision_for({"precision": "float32"}) == torch.float32 and precision_for({}) == torch.bfloat16
-    monkeypatch.setenv("PDM_PRECISION", "float16")
-    with pytest.raises(ValueError, match="PDM_PRECISION is 'float16'; wanted float32 or bfloat16"):
-        best_precision()
 
 
 # ---- the mixture known exactly ----

@@ -1,5 +1,6 @@
 """The tree around the code: one list of dependencies, files of one idea, a Makefile that mends."""
 
+import ast
 import os
 import shutil
 import subprocess
@@ -8,6 +9,7 @@ from pathlib import Path
 
 import pytest
 import yaml
+from conftest import LONGEST
 
 import pdm
 
@@ -43,9 +45,37 @@ def test_no_file_is_two_ideas(path):
     assert lines <= MAX_LINES, f"{path.name} has {lines} lines; a file that passes {MAX_LINES} is two ideas"
 
 
+def without_encoding(source: str) -> list[str]:
+    """The calls that read or write text in the encoding of the caller's locale."""
+    found = []
+    for call in (node for node in ast.walk(ast.parse(source)) if isinstance(node, ast.Call)):
+        given = {keyword.arg: ast.unparse(keyword.value) for keyword in call.keywords}
+        called = ast.unparse(call.func)
+        mode = given.get("mode", ast.unparse(call.args[1]) if called == "open" and len(call.args) > 1 else "'r'")
+        text = (called == "open" and "b" not in mode) or called.endswith((".read_text", ".write_text", ".fdopen"))
+        text |= {given.get("text"), given.get("universal_newlines")} & {"True"} != set()
+        if text and "encoding" not in given:
+            found.append(ast.unparse(call))
+    return found
+
+
+def test_text_is_read_and_written_in_an_encoding_that_is_named():
+    wrong = {str(path): calls for path in PACKAGE.rglob("*.py") if (calls := without_encoding(path.read_text("utf-8")))}
+    assert not wrong
+    for call in ("open(p)", "open(p, 'w')", "Path(p).read_text()", "p.write_text(t)", "run(command, text=True)"):
+        assert without_encoding(f"x = {call}")
+    for call in ("open(p, 'rb')", "open(p, encoding='utf-8')", "run(c, encoding='utf-8', text=True)", "Image.open(p)"):
+        assert not without_encoding(f"x = {call}")
+
+
+def test_the_longest_files_are_there():
+    assert all((ROOT / "tests" / f"test_{name}.py").is_file() for name in LONGEST)
+
+
 STUB = """#!/bin/sh
 # Stands for python: notes how it was called, makes an "environment" that is itself, fails when told to.
 echo "$*" >> calls
+env | grep -E '^(GOMP|PDM)_' > exported
 case "$*" in
   "-c "*) test -z "$OLD" ;;
   "-m venv --clear "*) rm -rf "$4"; mkdir -p "$4/bin"; cp stub "$4/bin/python" ;;
@@ -68,7 +98,8 @@ def make(tmp_path):
 
     def run(*arguments, **variables):
         (folder / "calls").write_text("")
-        kept = {k: v for k, v in os.environ.items() if k not in ("MAKEFLAGS", "MAKELEVEL", "SCALE", "NOTEBOOKS")}
+        others = ("MAKEFLAGS", "MAKELEVEL", "SCALE", "NOTEBOOKS", "GOMP_SPINCOUNT")
+        kept = {k: v for k, v in os.environ.items() if k not in others and not k.startswith("PDM_")}
         command = ["make", "PYTHON=./stub", *arguments]
         done = subprocess.run(command, cwd=folder, env=kept | variables, capture_output=True, text=True)
         return done, (folder / "calls").read_text()
@@ -89,6 +120,22 @@ def test_make_builds_the_environment_once_and_again_after_an_interrupt(make):
     os.utime(folder / ".venv" / ".stamp", (0, 0))  # older than pyproject.toml: brought up to date in place
     done, calls = run("reproduce")
     assert "pip install" in calls and "venv" not in calls
+
+
+def test_make_exports_whole_paths_and_how_threads_wait(make):
+    folder, run = make
+
+    def exported(*arguments, **variables) -> dict:
+        done, _ = run("reproduce", *arguments, **variables)
+        assert done.returncode == 0, done.stderr
+        return dict(line.split("=", 1) for line in (folder / "exported").read_text(encoding="utf-8").splitlines())
+
+    assert exported() == {"GOMP_SPINCOUNT": "1000"}
+    assert exported(GOMP_SPINCOUNT="7") == {"GOMP_SPINCOUNT": "7"}
+    given = {"PDM_DATA": "some data", "PDM_PRIORS": "/else where", "PDM_IMAGES": "~/pictures", "PDM_OTHER": "as it is"}
+    whole = given | {"PDM_DATA": str(folder / "some data"), "GOMP_SPINCOUNT": "1000"}
+    assert exported(**given) == whole
+    assert exported("PDM_RESULTS=out", **given) == whole | {"PDM_RESULTS": str(folder / "out")}  # make's own argument
 
 
 def test_make_refuses_an_old_python(make):

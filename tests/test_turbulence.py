@@ -123,5 +123,5 @@ def test_a_setting_of_algorithm_2_is_used_or_refused(priors):
     seen = scene(1).measurement
     plain, dark = turbulence.blind(seen, priors, 3), turbulence.blind(seen, priors, 3, boundary="zero")
     assert not torch.equal(plain.image, dark.image) and dark.boundary == "zero"
-    with pytest.raises(ValueError, match="no boundary is called 'nonsense'"):
+    with pytest.raises(ValueError, match="boundary is 'nonsense'"):
         turbulence.blind(seen, priors, 3, boundary="nonsense")
