@@ -32,7 +32,7 @@ class GaussianMixture:
         alpha_bar = self.schedule.alpha_bar_at(t, x)
         variance = alpha_bar * self.std**2 + 1 - alpha_bar
         share = _log_shares(x, self.means, self.weights, alpha_bar, variance).exp()
-        mean = torch.tensordot(share, _like(self.means, x), dims=1)
+        mean = (share.reshape(*share.shape, *[1] * (x.dim() - 1)) * _like(self.means, x)).sum(1)
         gain = rounded(alpha_bar.sqrt() * self.std**2 / variance, x)
         return Prediction(mean + gain * (x - rounded(alpha_bar.sqrt(), x) * mean))
 
