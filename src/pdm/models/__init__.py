@@ -1,6 +1,8 @@
 """Priors: networks with their committed weights, and priors known exactly."""
 
 from pdm.models.analytic import EmpiricalPrior, FlatPrior, GaussianMixture
+from pdm.models.conditional import ConditionalPrior, blur_features, power_spectrum
+from pdm.models.errors import Errors
 from pdm.models.files import (
     best_device,
     best_precision,
@@ -15,7 +17,9 @@ from pdm.models.prior import NetworkPrior, Prediction, Prior, Velocity
 from pdm.models.unet import UNet, UNetConfig
 
 __all__ = [
+    "ConditionalPrior",
     "EmpiricalPrior",
+    "Errors",
     "FlatPrior",
     "GaussianMixture",
     "NetworkPrior",
@@ -26,8 +30,10 @@ __all__ = [
     "Velocity",
     "best_device",
     "best_precision",
+    "blur_features",
     "load_adm",
     "load_prior",
+    "power_spectrum",
     "precision_for",
     "prior_card",
     "read_weights",

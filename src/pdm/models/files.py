@@ -12,6 +12,8 @@ import torch
 from torch import Tensor, nn
 
 from pdm import checks
+from pdm.models.conditional import ConditionalPrior
+from pdm.models.errors import load_errors
 from pdm.models.prior import NetworkPrior, Velocity
 from pdm.models.unet import UNet, UNetConfig
 from pdm.paths import PRIORS, write_whole
@@ -138,10 +140,11 @@ def load_prior(
     precision: torch.dtype | None = None,
     folder: str | Path = PRIORS,
     device: torch.device | str = "cpu",
-) -> NetworkPrior:
+) -> NetworkPrior | ConditionalPrior:
     """Load a prior by name to `device`, with its weights checked against the SHA-256 on its card.
 
-    `label` is a class by name or number (None: any class); `precision` is `precision_for` by default.
+    `label` is a class by name or number (None: any class); `precision` is `precision_for` by default. A prior whose
+    card names a condition is a `ConditionalPrior`.
     Raises: FileNotFoundError without the weights; ValueError for an unknown name or label, a wrong SHA-256, or weights
     of another network.
     """
@@ -165,7 +168,13 @@ def load_prior(
         for layer in network.to(device).modules():
             if isinstance(layer, (nn.Linear, nn.Conv1d, nn.Conv2d)):
                 layer.to(precision)  # once, and not in every step, as autocast would
-    return NetworkPrior(network, label, precision, velocity, _schedule(card))
+    if card.get("condition"):
+        if velocity is None or card["condition"] != "blur_features":
+            raise ValueError(f"the card of {name!r} has the condition {card['condition']!r}; wanted 'blur_features'")
+        return ConditionalPrior(network, precision, velocity, _schedule(card))
+    prior = NetworkPrior(network, label, precision, velocity, _schedule(card))
+    prior.errors = load_errors(name, card, folder)
+    return prior
 
 
 def _schedule(card: dict) -> Schedule:

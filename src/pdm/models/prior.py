@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from pdm import checks
+from pdm.models.errors import Errors
 from pdm.models.unet import UNet
 from pdm.schedule import Schedule, rounded
 
@@ -80,6 +81,7 @@ class NetworkPrior:
     `velocity` tells how to read a network that was trained on velocities; without it, as with the released checkpoints,
     the network predicts noise. Twice as many output channels as inputs mean that the second half predicts the variance.
     `schedule` is the process that the network was trained on, by default the linear one of 1,000 steps.
+    `condition`, B c *S or one for all samples, is what the network sees beside x_t in channels of its own.
     Raises: ValueError for a label that the network does not know, or other numbers of channels.
     """
 
@@ -90,10 +92,12 @@ class NetworkPrior:
         precision: torch.dtype = torch.float32,
         velocity: Velocity | None = None,
         schedule: Schedule | None = None,
+        condition: Tensor | None = None,
     ) -> None:
         config = network.config
-        if config.out_channels not in (config.in_channels, 2 * config.in_channels):
-            wanted = f"{config.in_channels} or {2 * config.in_channels}"
+        channels = config.in_channels - (0 if condition is None else condition.shape[1])
+        if channels < 1 or config.out_channels not in (channels, 2 * channels):
+            wanted = f"{channels} or {2 * channels}"
             raise ValueError(f"the network has {config.out_channels} outputs; wanted {wanted}")
         if config.num_classes is None and label is not None:
             raise ValueError(f"label {label} was given to a network without classes")
@@ -115,17 +119,31 @@ class NetworkPrior:
                 network.load_state_dict(weights, assign=True)
             self.network = network.eval().requires_grad_(False).to(memory_format=layout)
         self.precision, self.layout, self.velocity = precision, layout, velocity
-        self.schedule = schedule or Schedule.linear()
+        self.schedule, self.condition, self.channels = schedule or Schedule.linear(), condition, channels
+        self.errors: Errors | None = None
 
     @property
     def shape(self) -> tuple[int, ...]:
         """C *S of the samples that the network was trained on."""
         config = self.network.config
-        return (config.in_channels, *[config.image_size] * config.dims)
+        return (self.channels, *[config.image_size] * config.dims)
 
     def with_label(self, label: int | Tensor | None) -> "NetworkPrior":
         """The same network, conditioned on another class."""
-        return NetworkPrior(self.network, label, self.precision, self.velocity, self.schedule)
+        other = NetworkPrior(self.network, label, self.precision, self.velocity, self.schedule, self.condition)
+        other.errors = self.errors
+        return other
+
+    def error(self, t: int, size: tuple[int, int]) -> Tensor:
+        """The power spectrum of x0 - x0_hat(x_t) at an image's size: C H W//2+1, or B of them with a label each.
+
+        Images' is in the basis of `exact_steps.to_opponent`. Raises: ValueError for a prior without measured errors.
+        """
+        if self.errors is None:
+            raise ValueError("the prior has no error spectra; wanted one that `python -m pdm.train spectra` measured")
+        if self.label is None or self.label.numel() == 1:
+            return self.errors.at(t, size, -1 if self.label is None else int(self.label))
+        return torch.stack([self.errors.at(t, size, label) for label in self.label.tolist()])
 
     def predict(self, x: Tensor, t: int) -> tuple[Tensor, Tensor | None]:
         """The noise in x_t, B C *S, as the network tells it, and its variance, if it predicts one."""
@@ -133,12 +151,17 @@ class NetworkPrior:
         self.schedule.alpha_bar_at(t, x)  # refuses a time step that does not exist
         if self.label is not None and self.label.numel() not in (1, len(x)):
             raise ValueError(f"{self.label.numel()} labels for {len(x)} samples; wanted one, or one each")
+        if self.condition is not None and len(self.condition) not in (1, len(x)):
+            raise ValueError(f"{len(self.condition)} conditions for {len(x)} samples; wanted one, or one each")
         times = torch.full((len(x),), t, device=x.device)
         label = None if self.label is None else self.label.to(x.device).expand(len(x))
         seen = x if self.velocity is None else self.velocity.input(self.schedule, x, t)
+        whole = seen
+        if self.condition is not None:
+            whole = torch.cat([seen, self.condition.to(seen).expand(len(x), *self.condition.shape[1:])], dim=1)
         dtype = next(self.network.out.parameters()).dtype  # float32, or what the user made of it
         with torch.autocast(x.device.type, self.precision, enabled=self.precision != torch.float32):
-            out = self.network(seen.to(dtype).contiguous(memory_format=self.layout), times, label).to(x.dtype)
+            out = self.network(whole.to(dtype).contiguous(memory_format=self.layout), times, label).to(x.dtype)
         out, *variance = out.split(x.shape[1], dim=1)
         noise = out if self.velocity is None else self.velocity.noise(self.schedule, seen, out, t)
         return noise, variance[0] if variance else None

@@ -28,7 +28,8 @@ class Recipe:
     Time steps are 1000 u^`time_power`, u uniform: above 1, more of them where there is little noise.
     `objective(recipe)` is what is minimised, `Denoising` by default: a module that is called with the network, x0,
     labels and a generator, returns a loss a sample, and knows by its mode whether it trains or measures. Its state goes
-    into the checkpoint. `velocity` is for `Denoising`; another objective may have None.
+    into the checkpoint. `velocity` is for `Denoising`; another objective may have None. `condition` is what the network
+    sees beside x_t, by its name on the card.
     Raises: ValueError for numbers that no training can have, or `Denoising` without a velocity.
     """
 
@@ -45,6 +46,7 @@ class Recipe:
     sets: str = ""
     terms: str = ""
     objective: Callable[["Recipe"], nn.Module] | None = None
+    condition: str | None = None
 
     def __post_init__(self) -> None:
         plain = {name: checks.count(name, getattr(self, name)) for name in ("images", "batch")}

@@ -33,8 +33,26 @@ class Denoising(nn.Module):
         return denoising_loss(network, self.schedule, self.recipe.velocity, x0, labels, t, noise)
 
 
+class ConditionalDenoising(Denoising):
+    """`Denoising` of the first channels, as many as the network predicts; the others are its condition."""
+
+    def forward(self, network: UNet, x0: Tensor, labels: Tensor | None, generator: Generator) -> Tensor:
+        x0, condition = x0.tensor_split([network.config.out_channels], dim=1)
+
+        def conditional(u: Tensor, t: Tensor, labels: Tensor | None) -> Tensor:
+            return network(torch.cat([u, condition], dim=1), t, labels)
+
+        return super().forward(conditional, x0, labels, generator)
+
+
 def denoising_loss(
-    network: UNet, schedule: Schedule, velocity: Velocity, x0: Tensor, labels: Tensor | None, t: Tensor, noise: Tensor
+    network: Callable[..., Tensor],
+    schedule: Schedule,
+    velocity: Velocity,
+    x0: Tensor,
+    labels: Tensor | None,
+    t: Tensor,
+    noise: Tensor,
 ) -> Tensor:
     """Mean squared error of the predicted velocity: B. The noise's is sin^2 of it, so that it is denoising score
     matching (Ho et al. 2020, eq. 14) in a weight over time steps that lets none of them be forgotten.

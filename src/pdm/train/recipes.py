@@ -14,7 +14,7 @@ from pdm.models import UNetConfig, Velocity, best_precision, load_prior, prior_c
 from pdm.paths import CACHE, PRIORS, TRAINED
 from pdm.train import sources
 from pdm.train.loop import Recipe, Start, train, velocity_of
-from pdm.train.objectives import Adversarial, Regression
+from pdm.train.objectives import Adversarial, ConditionalDenoising, Regression
 
 CHECKPOINTS = CACHE / "training"
 
@@ -22,7 +22,7 @@ CHECKPOINTS = CACHE / "training"
 def network(size: int, width: int, channels: int, **others) -> UNetConfig:
     """A U-Net as all of ours are: patches of 2, one residual block a level, heads as wide as the network."""
     standard = {"channel_mult": (1, 2, 4), "attention_resolution": 8, "num_head_channels": width, "patch": 2}
-    return UNetConfig(size, width, channels, channels, **standard | others)
+    return UNetConfig(size, width, channels, **{"out_channels": channels} | standard | others)
 
 
 IMAGES = "LFW deep-funneled faces, AFHQ v1 cats, BSDS500 / ImageNet / Sun-Hays 80 / Urban100 photographs, at 64x64"
@@ -37,6 +37,17 @@ RECIPES = {
         time_power=2.0,  # a kernel is so faint that it drowns by t = 100: what there is to learn lies at little noise
         sets="generated: pdm.data.random_kernels on a 32x32 canvas",
         terms="MIT, as the code",
+    ),
+    "kernel_given_y": Recipe(
+        network(32, 32, 4, out_channels=1),
+        sources.blurred_kernels,
+        images=4_000_000,  # 3,000,000 of them the kernel prior's
+        velocity=Velocity(-0.98, 0.14),
+        batch=64,
+        objective=ConditionalDenoising,
+        condition="blur_features",
+        sets=f"generated kernels as the kernel prior's, and what they blur: {IMAGES}; noise 0.005 to 0.04",
+        terms=RESEARCH,
     ),
     "image": Recipe(
         network(64, 48, 3, num_classes=4),
@@ -92,6 +103,7 @@ RECIPES = {
 BEGINNINGS = {  # a network that is to fool a critic begins with the one that regression made, and counts its images
     "deblur_adversarial": "deblur_regression",
     "turbulence_adversarial": "turbulence_regression",
+    "kernel_given_y": "kernel",  # which knows kernels; the condition's channels begin with weights of 0
 }
 
 
@@ -107,8 +119,20 @@ def is_trained(name: str, folder: str | Path = PRIORS) -> bool:
 
 def start_from(name: str, folder: str | Path = PRIORS) -> Start:
     """The weights of a prior that is there, to go on from. Raises: as `load_prior`."""
-    card, network = prior_card(name, folder), load_prior(name, precision=torch.float32, folder=folder).network
-    return Start(network.state_dict(), card["sha256"], card["images_seen"], card["curve"]["rows"])
+    card, prior = prior_card(name, folder), load_prior(name, precision=torch.float32, folder=folder)
+    return Start(prior.network.state_dict(), card["sha256"], card["images_seen"], card["curve"]["rows"])
+
+
+def widened(start: Start, config: dict, channels: int) -> tuple[Start, dict]:
+    """Weights, and their network's configuration, for more input channels, which they leave out of account at first."""
+    more = channels - config["in_channels"]
+    if more <= 0:
+        return start, config
+    name = "input_blocks.0.0.weight"
+    first = start.weights[name]
+    unseen = first.new_zeros(len(first), more * config["patch"] ** config["dims"], *first.shape[2:])
+    weights = start.weights | {name: torch.cat([first, unseen], dim=1)}
+    return replace(start, weights=weights), config | {"in_channels": channels}
 
 
 def train_prior(
@@ -135,7 +159,8 @@ def train_prior(
     start, runs = None, []
     if before := name if go_on else BEGINNINGS.get(name):
         start, card = start_from(before, folder), prior_card(before, folder)
-        if (card["network"], card.get("velocity")) != (recipe.network.as_dict(), velocity_of(recipe)):
+        start, config = widened(start, card["network"], recipe.network.in_channels)
+        if (config, card.get("velocity")) != (recipe.network.as_dict(), velocity_of(recipe)):
             raise ValueError(f"the weights of {before!r} are not of the recipe's network; train anew without going on")
         if start.seen >= recipe.images:
             raise ValueError(f"{before!r} has seen {start.seen} images already; wanted more of them than that in all")
@@ -156,6 +181,7 @@ def train_prior(
         "schedule": "linear, 1000 steps",
         "images_seen": state["seen"],
         "velocity": velocity_of(recipe),
+        **({"condition": recipe.condition} if recipe.condition else {}),
         "loss": "the recipe's objective"
         if recipe.objective
         else "mean squared error of the predicted velocity; held out: over uniform time steps",

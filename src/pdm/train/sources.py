@@ -10,6 +10,7 @@ from torch import Generator, Tensor
 
 from pdm import checks, data
 from pdm.constraints import to_model_range
+from pdm.models import blur_features, power_spectrum
 from pdm.operators import blur, turbulence
 from pdm.train.loop import Batch
 
@@ -22,6 +23,28 @@ def generated(make: Callable[[int, Generator], Tensor]) -> Callable[[str], Calla
 def kernels(n: int, generator: Generator) -> Tensor:
     """Blur kernels on a canvas of 32 pixels, in the prior's range."""
     return to_model_range(data.random_kernels(n, 32, generator))
+
+
+def blurred_kernels(split: str) -> Callable[[int, Generator], Batch]:
+    """Kernels in the prior's range with the `blur_features` of what they blur: B 4 32 32.
+
+    A batch's measurements are single images or, four times in ten, the mean spectrum of 2, 4 or 8 of them, as a larger
+    photograph has; their noise is log-uniform from 0.005 to 0.04.
+    """
+    draw_images = images(split)
+
+    def draw(n: int, generator: Generator) -> Batch:
+        several = int(torch.randint(10, (1,), generator=generator))
+        kernel = data.random_kernels(checks.count("n", n), 32, generator)
+        sigma = 0.005 * 8 ** _uniform(n, generator)[:, None, None, None]
+        power = torch.zeros(n, 1, 64, 64, dtype=torch.float32)
+        for _ in range((1, 2, 4, 8)[max(0, several - 6)]):
+            y = blur(draw_images(n, generator)[0], kernel)
+            power += power_spectrum(y + sigma * torch.randn(y.shape, generator=generator, dtype=torch.float32))
+        power = power / power.mean((-2, -1), keepdim=True)
+        return torch.cat([to_model_range(kernel), blur_features(power)], dim=1), None
+
+    return draw
 
 
 def tilts(n: int, generator: Generator) -> Tensor:

@@ -1,0 +1,195 @@
+import pytest
+import torch
+
+from pdm import exact_steps
+from pdm.data import motion_kernels
+from pdm.exact_steps import Convolution, KernelConvolution
+from pdm.operators import blur
+
+BOUNDARIES = ("circular", "reflect", "zero", "valid")
+
+
+def problem(boundary, channels=3, size=16, canvas=5, n=2):
+    """Random images, kernels and measurements, and spectra that differ by channel: float64."""
+    g = torch.Generator().manual_seed(0)
+    x = torch.randn(n, channels, size, size, generator=g, dtype=torch.float64)
+    kernel = torch.rand(n, 1, canvas, canvas, generator=g, dtype=torch.float64)
+    kernel = kernel / kernel.sum((1, 2, 3), keepdim=True)
+    white = torch.randn(channels, size, size, generator=g, dtype=torch.float64)
+    error = torch.fft.rfft2(white, norm="ortho").abs().square() + 0.1
+    y = Convolution(kernel, (size, size), boundary)(x)
+    return x, kernel, error, y + 0.1 * torch.randn(y.shape, generator=g, dtype=torch.float64)
+
+
+def dense(linear, like):
+    """The matrix of a linear map on one sample of the shape of `like`, by its columns."""
+    columns = [linear(e.reshape(1, *like.shape)).flatten() for e in torch.eye(like.numel(), dtype=torch.float64)]
+    return torch.stack(columns, dim=1)
+
+
+@pytest.mark.parametrize("boundary", BOUNDARIES)
+@pytest.mark.parametrize("size, canvas", [((16, 16), (5, 5)), ((17, 12), (4, 6)), ((9, 20), (8, 3))])
+def test_both_convolutions_are_the_blur_and_have_exact_adjoints(boundary, size, canvas):
+    g = torch.Generator().manual_seed(1)
+    x = torch.randn(2, 3, *size, generator=g, dtype=torch.float64)
+    kernel = torch.rand(2, 1, *canvas, generator=g, dtype=torch.float64)
+    of_image, of_kernel = Convolution(kernel, size, boundary), KernelConvolution(x, canvas, boundary)
+    y = blur(x, kernel, boundary)
+    torch.testing.assert_close(of_image(x), y)
+    torch.testing.assert_close(of_kernel(kernel), y)
+    u, other = torch.randn_like(y), torch.randn_like(kernel)
+    torch.testing.assert_close((of_image(x) * u).sum(), (x * of_image.adjoint(u)).sum())
+    torch.testing.assert_close((of_kernel(other) * u).sum(), (other * of_kernel.adjoint(u)).sum())
+
+
+@pytest.mark.parametrize("boundary", BOUNDARIES)
+def test_adjoints_are_what_autograd_gives(boundary):
+    x, kernel, _, y = problem(boundary, size=8, canvas=3, n=1)
+    u = y.clone().requires_grad_(True)
+    assert torch.autograd.gradcheck(Convolution(kernel, (8, 8), boundary).adjoint, u)
+    assert torch.autograd.gradcheck(KernelConvolution(x, (3, 3), boundary).adjoint, u)
+    image = x.clone().requires_grad_(True)
+    (gradient,) = torch.autograd.grad((blur(image, kernel, boundary) * y).sum(), image)
+    torch.testing.assert_close(Convolution(kernel, (8, 8), boundary).adjoint(y), gradient)
+
+
+@pytest.mark.parametrize("boundary", BOUNDARIES)
+@pytest.mark.parametrize("coloured", [False, True])
+def test_the_image_step_is_the_gaussian_conditional(boundary, coloured):
+    x, kernel, error, y = problem(boundary, channels=1 if coloured else 3)
+    noise = 0.01
+    if coloured:
+        noise = 0.01 + torch.rand(2, 1, y.shape[2], y.shape[3] // 2 + 1, dtype=torch.float64)
+        noise = torch.fft.rfft2(torch.fft.irfft2(noise, s=y.shape[-2:])).real.clamp(min=1e-3)  # a spectrum is even
+    x_hat = x + 0.3 * torch.randn_like(x)
+    found = exact_steps.image_step(x_hat, y, kernel, error, noise, boundary, iterations=200)
+    for i in range(2):
+        a = dense(lambda v, i=i: blur(v, kernel[i, None], boundary), x[i])
+        s = dense(lambda v: exact_steps.filtered(v, error), x[i])
+        n = noise[i] if coloured else torch.full((1, 1, 1), noise, dtype=torch.float64)
+        r = dense(lambda v, n=n: exact_steps.filtered(v, n), y[i])
+        gain = s @ a.T @ torch.linalg.inv(a @ s @ a.T + r)
+        wanted = x_hat[i].flatten() + gain @ (y[i].flatten() - a @ x_hat[i].flatten())
+        torch.testing.assert_close(found[i].flatten(), wanted, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("boundary", BOUNDARIES)
+def test_the_kernel_step_is_the_gaussian_conditional(boundary):
+    x, kernel, error, y = problem(boundary)
+    g = torch.Generator().manual_seed(2)
+    mean = torch.full((1, 5, 5), 1 / 25, dtype=torch.float64)
+    root = 0.1 * torch.randn(25, 25, generator=g, dtype=torch.float64)
+    found = exact_steps.kernel_step(x, y, kernel, error, 0.1, mean, root, boundary, iterations=200)
+    innovation = exact_steps.transfer(kernel, y.shape[-2:]) * exact_steps.resized(error, y.shape[-2:]) + 0.1**2
+    for i in range(2):
+        a = dense(lambda k, i=i: blur(x[i, None], k, boundary), kernel[i])
+        weight = dense(lambda v, i=i: exact_steps.filtered(v, 1 / innovation[i]), y[i])
+        precision = a.T @ weight @ a + torch.linalg.inv(root @ root.T)
+        step = torch.linalg.solve(precision, a.T @ weight @ (y[i].flatten() - a @ mean.flatten()))
+        torch.testing.assert_close(found[i].flatten(), mean.flatten() + step, rtol=1e-4, atol=1e-6)
+
+
+def test_a_circular_step_needs_no_iterations():
+    x, kernel, error, y = problem("circular")
+    at_once = exact_steps.image_step(x, y, kernel, error, 0.01, "circular", iterations=0)
+    u = exact_steps.conjugate_gradients(
+        lambda v: (
+            Convolution(kernel, (16, 16), "circular")(
+                exact_steps.filtered(Convolution(kernel, (16, 16), "circular").adjoint(v), error)
+            )
+            + 0.01 * v
+        ),
+        y - blur(x, kernel, "circular"),
+        lambda v: v,
+        300,
+    )
+    wanted = x + exact_steps.filtered(Convolution(kernel, (16, 16), "circular").adjoint(u), error)
+    torch.testing.assert_close(at_once, wanted, rtol=1e-5, atol=1e-6)
+
+
+def test_samples_are_alone_in_a_batch():
+    x, kernel, error, y = problem("reflect")
+    both = exact_steps.image_step(x, y, kernel, error, 0.01)
+    for i in range(2):
+        alone = exact_steps.image_step(x[i, None], y[i, None], kernel[i, None], error, 0.01)
+        torch.testing.assert_close(both[i, None], alone)
+
+
+def test_kernel_noise_is_the_power_of_what_the_kernel_may_be_off_by():
+    g = torch.Generator().manual_seed(3)
+    x_hat = torch.randn(1, 1, 16, 16, generator=g, dtype=torch.float64)
+    root = torch.rand(16, 9, generator=g, dtype=torch.float64) + 0.1
+    n = 4000
+    off = exact_steps.filtered(torch.randn(n, 1, 16, 16, generator=g, dtype=torch.float64), root) / 16  # power root^2
+    wrong = exact_steps.filtered(torch.randn(n, 1, 16, 16, generator=g, dtype=torch.float64), torch.tensor(0.5))
+    image = x_hat + wrong  # errors of power 0.25
+    seen = torch.fft.rfft2(off) * torch.fft.rfft2(image)
+    measured = torch.fft.irfft2(seen, s=(16, 16))
+    power = torch.fft.rfft2(measured, norm="ortho").abs().square().mean(0, keepdim=True)
+    wanted = exact_steps.kernel_noise(x_hat, torch.full((1, 16, 9), 0.25, dtype=torch.float64), root.square()[None])
+    assert (power / wanted)[..., 1:8].log().abs().mean() < 0.05  # in the others a spectrum is that of its even part
+
+
+def test_the_true_kernel_surprises_least():
+    g = torch.Generator().manual_seed(4)
+    kernel = motion_kernels(6, 9, 0.5, g).double()
+    error = torch.rand(1, 32, 17, generator=g, dtype=torch.float64) + 0.05
+    white = torch.randn(200, 1, 32, 32, generator=g, dtype=torch.float64)
+    x = exact_steps.filtered(white, error.sqrt())  # x_hat is 0
+    zero = torch.zeros_like(x)
+    for true in range(2):
+        y = blur(x, kernel[true, None], "circular") + 0.05 * torch.randn(x.shape, generator=g, dtype=torch.float64)
+        levels = [
+            exact_steps.surprise(zero, y, k[None].expand(200, -1, -1, -1), error, 0.05, "circular").mean()
+            for k in kernel
+        ]
+        assert min(range(6), key=lambda i: levels[i]) == true
+
+
+def test_surprise_is_a_gaussian_s_log_density():
+    x, kernel, error, y = problem("circular", channels=1)
+    found = exact_steps.surprise(x, y, kernel, error, 0.1, "circular")
+    for i in range(2):
+        a = dense(lambda v, i=i: blur(v, kernel[i, None], "circular"), x[i])
+        s = dense(lambda v: exact_steps.filtered(v, error), x[i])
+        covariance = a @ s @ a.T + 0.01 * torch.eye(256, dtype=torch.float64)
+        gaussian = torch.distributions.MultivariateNormal((a @ x[i].flatten()), covariance)
+        wanted = -2 * gaussian.log_prob(y[i].flatten()) / 256 - torch.log(torch.tensor(2 * torch.pi))
+        torch.testing.assert_close(found[i], wanted, rtol=1e-6, atol=1e-6)
+
+
+def test_a_spectrum_at_another_size_is_that_of_the_same_field():
+    def power(size):
+        row, column = torch.fft.fftfreq(size[0])[:, None], torch.fft.rfftfreq(size[1])
+        return (1 / (0.1 + row**2 + 2 * column**2))[None]
+
+    base = power((64, 64))
+    assert exact_steps.resized(base, (64, 64)) is base
+    for size in ((128, 128), (96, 64), (50, 71), (17, 33)):
+        torch.testing.assert_close(exact_steps.resized(base, size), power(size), rtol=0.02, atol=0)
+
+
+def test_colours_are_an_orthonormal_basis():
+    x = torch.randn(2, 3, 4, 4)
+    torch.testing.assert_close(exact_steps.from_opponent(exact_steps.to_opponent(x)), x)
+    torch.testing.assert_close(exact_steps.to_opponent(x).norm(), x.norm())
+    grey = torch.randn(2, 1, 4, 4)
+    assert exact_steps.to_opponent(grey) is grey
+
+
+def test_centred_kernels_have_their_mass_in_the_middle():
+    kernel = motion_kernels(4, 32, 0.5, torch.Generator().manual_seed(5)).double()
+    moved = exact_steps.centred(kernel.roll((3, -2), (-2, -1)))
+    place = torch.arange(32, dtype=torch.float64) - 16
+    assert (moved.sum((1, 2, 3)) - 1).abs().max() < 1e-6
+    assert (moved.sum((1, 3)) @ place).abs().max() < 0.02
+    assert (moved.sum((1, 2)) @ place).abs().max() < 0.02
+
+
+def test_transfer_wraps_a_kernel_that_is_larger_than_the_frame():
+    kernel = torch.rand(1, 1, 7, 5, dtype=torch.float64)
+    wrapped = torch.zeros(1, 1, 4, 4, dtype=torch.float64)
+    for i in range(7):
+        for j in range(5):
+            wrapped[0, 0, i % 4, j % 4] += kernel[0, 0, i, j]
+    torch.testing.assert_close(exact_steps.transfer(kernel, (4, 4)), torch.fft.rfft2(wrapped).abs().square())
