@@ -15,9 +15,23 @@ import torch
 from conftest import tiny
 from PIL import Image
 
-from pdm import constraints, data, guidance, metrics, operators
+from pdm import constraints, convolutions, data, exact_steps, guidance, metrics, operators
 from pdm.baselines import ilvr, pan, self_deblur, supervised, wiener
-from pdm.models import EmpiricalPrior, FlatPrior, GaussianMixture, NetworkPrior, UNet, UNetConfig, Velocity, files
+from pdm.models import (
+    ConditionalPrior,
+    EmpiricalPrior,
+    Errors,
+    FlatPrior,
+    GaussianMixture,
+    NetworkPrior,
+    UNet,
+    UNetConfig,
+    Velocity,
+    blur_features,
+    errors,
+    files,
+    power_spectrum,
+)
 from pdm.models.seeded import seeded
 from pdm.sampler import Component, NoiseStreams, State, final, sample, stream
 from pdm.schedule import Schedule, ancestral_step, ddim_step
@@ -51,7 +65,9 @@ def place() -> Path:
     for name in ("a.png", "b.png"):
         Image.fromarray(pixels).save(folder / "pictures" / name)
     (folder / "text.txt").write_text("café", encoding="utf-8")
-    files.save_prior("small", SMALL, {"licence": "für Forschung"}, folder / "priors")
+    for name in ("priors", "saved"):
+        files.save_prior("small", SMALL, {"licence": "für Forschung"}, folder / name)
+    errors.save_errors("small", ERRORS, {"samples": 2}, folder / "priors")
     return folder
 
 
@@ -76,6 +92,13 @@ LINEAR = Schedule.linear()
 MIXTURE = GaussianMixture(LINEAR, rand(2, 1, 4, 4), torch.tensor([0.5, 0.5]), 0.5)
 EMPIRICAL = EmpiricalPrior(LINEAR, rand(2, 1, 4, 4), torch.tensor([0.5, 0.5]))
 VELOCITY = Velocity(0.1, 0.5)
+ERRORS = Errors(torch.tensor([300, 1]), rand(2, 2, 1, 8, 5).abs() + 0.1, rand(1, 4, 4), rand(16, 3))
+MEASURED = NetworkPrior(SMALL)
+MEASURED.errors = ERRORS
+with torch.random.fork_rng():
+    SEEING = UNet(UNetConfig(32, 4, 4, 1, channel_mult=(1,), attention_resolution=0, num_head_channels=4, patch=4))
+SEEING.input_blocks[0].register_forward_pre_hook(evaluated)
+CONDITIONAL = ConditionalPrior(SEEING, torch.float32, VELOCITY, Schedule.cosine(8))
 
 
 @dataclass(frozen=True)
@@ -120,6 +143,23 @@ def run(measurement, seeds, steps, start):
     return final(sample(components, guide, seeds, steps)).theta
 
 
+def problem(boundary="reflect", **more) -> Callable[[], dict]:
+    """What exact data steps are given: images of 12 x 10 pixels, kernels of 5 x 3, and what else is named."""
+
+    def make() -> dict:
+        side = (8, 8) if boundary == "valid" else (12, 10)
+        given = {"x_hat": rand(2, 3, 12, 10), "y": 0.5 * rand(2, 3, *side), "kernel": kernel(2, 1, 5, 3)}
+        given |= {"error": rand(3, 12, 6).square() + 0.1, "boundary": boundary}
+        return given | {n: v() if callable(v) else v for n, v in more.items()}
+
+    return make
+
+
+def saved_errors(name, folder):
+    errors.save_errors(name, ERRORS, {"samples": 2}, folder)
+    return errors.load_errors(name, files.prior_card(name, folder), folder)
+
+
 def drawn(seed):
     with seeded(seed):
         return torch.rand(3)
@@ -134,6 +174,7 @@ KERNELS = {"estimate": lambda: kernel(2, 1, 7, 5), "truth": lambda: kernel(2, 1,
 MODEL_RANGE = lambda: {"x": rand(2, 1, 7, 5)}  # noqa: E731
 SAMPLES = lambda **more: lambda: {"x": rand(2, 1, 4, 4), **more}  # noqa: E731
 TIMES = "x:tensor t:whole"
+STEP = "x_hat:tensor y:tensor kernel:tensor error:tensor"
 CALLS = {
     # ---- schedule, sampler, guidance ----
     "schedule.Schedule": call(
@@ -243,6 +284,74 @@ CALLS = {
     "constraints.to_model_range": call(
         constraints.to_model_range, "kernel:tensor", lambda: {"kernel": kernel(2, 1, 7, 5)}
     ),
+    # ---- exact data steps ----
+    "convolutions.Convolution": call(
+        lambda x, kernel, size, boundary: convolutions.Convolution(kernel, size, boundary)(x),
+        "x:tensor kernel:tensor size:seeds boundary:choice",
+        lambda: {"x": rand(2, 3, 12, 10), "kernel": kernel(2, 1, 5, 3), "size": [12, 10], "boundary": "reflect"},
+        nan=True,
+    ),
+    "convolutions.Convolution.adjoint": call(
+        lambda u, kernel, size, boundary: convolutions.Convolution(kernel, size, boundary).adjoint(u),
+        "u:tensor kernel:tensor size:seeds boundary:choice",
+        lambda: {"u": rand(2, 3, 12, 10), "kernel": kernel(2, 1, 5, 3), "size": [12, 10], "boundary": "circular"},
+        nan=True,
+    ),
+    "convolutions.KernelConvolution": call(
+        lambda image, kernel, canvas, boundary: convolutions.KernelConvolution(image, canvas, boundary)(kernel),
+        "image:tensor kernel:tensor canvas:seeds boundary:choice",
+        lambda: {"image": rand(2, 3, 12, 10), "kernel": kernel(2, 1, 5, 3), "canvas": [5, 3], "boundary": "zero"},
+        nan=True,
+    ),
+    "convolutions.KernelConvolution.adjoint": call(
+        lambda image, u, canvas, boundary: convolutions.KernelConvolution(image, canvas, boundary).adjoint(u),
+        "image:tensor u:tensor canvas:seeds boundary:choice",
+        lambda: {"image": rand(2, 3, 12, 10), "u": rand(2, 3, 8, 8), "canvas": [5, 3], "boundary": "valid"},
+        nan=True,
+    ),
+    **{
+        f"exact_steps.{f.__name__}": call(f, "x:tensor", lambda: {"x": rand(2, 3, 12, 10)})
+        for f in (exact_steps.to_opponent, exact_steps.from_opponent)
+    },
+    "exact_steps.resized": call(
+        exact_steps.resized,
+        "power:tensor size:seeds",
+        lambda: {"power": rand(2, 3, 12, 6).square() + 0.1, "size": [9, 13]},
+    ),
+    "exact_steps.transfer": call(
+        exact_steps.transfer, "kernel:tensor size:seeds", lambda: {"kernel": kernel(2, 1, 5, 3), "size": [4, 8]}
+    ),
+    "exact_steps.image_step": call(
+        exact_steps.image_step,
+        f"{STEP} noise:number boundary:choice iterations:whole",
+        problem(noise=0.1, iterations=4),
+        tolerance=1e-3,
+    ),
+    "exact_steps.image_step.__noise__": call(
+        exact_steps.image_step,
+        f"{STEP} noise:tensor",
+        problem("valid", noise=lambda: rand(2, 3, 8, 5).square() + 0.1, iterations=4),
+        tolerance=1e-3,
+    ),
+    "exact_steps.kernel_noise": call(
+        exact_steps.kernel_noise,
+        "x_hat:tensor error:tensor kernel_error:tensor",
+        lambda: {
+            "x_hat": rand(2, 3, 12, 10),
+            "error": rand(3, 12, 6).square() + 0.1,
+            "kernel_error": rand(1, 12, 6).square() + 0.1,
+        },
+    ),
+    "exact_steps.kernel_step": call(
+        exact_steps.kernel_step,
+        f"{STEP} sigma:number mean:tensor root:tensor boundary:choice iterations:whole",
+        problem(sigma=0.3, mean=lambda: kernel(1, 1, 5, 3)[0], root=lambda: 0.1 * rand(15, 4), iterations=4),
+        tolerance=1e-3,
+    ),
+    "exact_steps.surprise": call(
+        exact_steps.surprise, f"{STEP} sigma:number boundary:choice", problem("circular", sigma=0.3)
+    ),
+    "exact_steps.centred": call(exact_steps.centred, "kernel:tensor", lambda: {"kernel": kernel(2, 1, 7, 5)}),
     # ---- data ----
     "data.images.ImageSet": call(
         lambda pixels: data.ImageSet("a", "all", pixels, ("a", "b")).images,
@@ -394,6 +503,35 @@ CALLS = {
     "models.prior.NetworkPrior.predict": call(
         PRIORS["image"].predict, TIMES, images("x", t=3), words=("input", "time step", "labels", "samples"), nan=True
     ),
+    "models.prior.NetworkPrior.error": call(
+        MEASURED.error, "t:whole size:seeds", lambda: {"t": 100, "size": [10, 13]}, words=("label",)
+    ),
+    "models.errors.Errors": call(
+        lambda times, power, mean, root: Errors(times, power, mean, root).at(100, (8, 8)),
+        "times:tensor power:tensor mean:tensor root:tensor",
+        lambda: {"times": torch.tensor([300.0, 1.0]), **{n: getattr(ERRORS, n) for n in ("power", "mean", "root")}},
+    ),
+    "models.errors.Errors.at": call(
+        ERRORS.at, "t:whole size:seeds label:whole", lambda: {"t": 100, "size": [10, 13], "label": 1}
+    ),
+    "models.errors.save_errors": call(
+        saved_errors,
+        "name:choice folder:path",
+        lambda: {"name": "small", "folder": place() / "saved"},
+    ),
+    "models.errors.load_errors": call(
+        lambda folder: errors.load_errors("small", files.prior_card("small", place() / "priors"), folder),
+        "folder:path",
+        lambda: {"folder": place() / "priors"},
+        words=("prior",),
+    ),
+    "models.conditional.power_spectrum": call(power_spectrum, "y:tensor", images("y", side=64), tolerance=1e-3),
+    "models.conditional.blur_features": call(
+        blur_features, "power:tensor", lambda: {"power": rand(2, 1, 64, 64).square()}, tolerance=1e-3
+    ),
+    "models.conditional.ConditionalPrior.given": call(
+        lambda y: CONDITIONAL.given(y)(rand(2, 1, 32, 32), 3), "y:tensor", images("y", side=64), tolerance=1e-3
+    ),
     "models.seeded.seeded": call(drawn, "seed:whole", lambda: {"seed": 3}),
     "models.prior.Velocity": call(
         lambda mean, std: Velocity(mean, std).input(LINEAR, rand(1, 2), 3),
@@ -508,8 +646,19 @@ CALLS = {
 }
 
 EXEMPT = dict.fromkeys(
-    ("sampler.State", "models.prior.Prediction", "baselines.pan.Settings", "sampler.Guidance"), "a record or a protocol"
+    (
+        "sampler.State",
+        "models.prior.Prediction",
+        "baselines.pan.Settings",
+        "sampler.Guidance",
+        "models.conditional.ConditionalPrior",
+    ),
+    "a record or a protocol",
 )
+EXEMPT |= dict.fromkeys(
+    ("exact_steps.conjugate_gradients", "exact_steps.filtered"), "an inner step, whose caller has checked"
+)
+EXEMPT |= dict.fromkeys(("convolutions.fitting", "convolutions.pixels"), "the checks themselves")
 EXEMPT |= dict.fromkeys(("sampler.Component", "sampler.final", "guidance.DPS.fits"), "in sampler.sample")
 EXEMPT |= dict.fromkeys(("schedule.rounded",), "an inner step, which the formulas call")
 EXEMPT |= dict.fromkeys(("guidance.operator_parameters",), "takes a function alone")

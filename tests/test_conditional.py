@@ -72,6 +72,25 @@ def test_a_photo_that_is_too_small_is_refused():
         power_spectrum(torch.zeros(1, 3, 63, 64))
 
 
+@pytest.mark.parametrize(
+    "power, message",
+    [
+        (torch.full((1, 1, 64, 64), -1.0), "power has the minimum -1; wanted .* 0 or more"),
+        (torch.ones(1, 1, 64, 33), r"power is .*64, 33\).*wanted B 1 64 64"),
+        (torch.ones(1, 3, 64, 64), "wanted B 1 64 64"),
+        (torch.ones(1, 1, 64, 64).half(), "torch.float16.*float32 or float64"),
+    ],
+)
+def test_what_is_no_power_spectrum_is_refused(power, message):
+    with pytest.raises(ValueError, match=message):
+        blur_features(power)
+
+
+def test_a_photo_without_contrast_has_a_spectrum_of_nothing():
+    power = power_spectrum(torch.zeros(1, 3, 64, 64))
+    assert not power.any() and blur_features(power).isfinite().all()
+
+
 def test_the_condition_is_seen_by_the_network_and_by_no_other_sample():
     prior = ConditionalPrior(tiny(), torch.float32, Velocity(0.0, 1.0), Schedule.linear())
     y, x = scenes(2, 64), torch.randn(2, 1, 32, 32)

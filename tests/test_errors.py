@@ -1,8 +1,10 @@
 """The power spectra of priors' errors: measured, kept, interpolated."""
 
+import hashlib
 import json
 
 import pytest
+import safetensors.torch
 import torch
 
 from pdm.models import Errors, GaussianMixture, NetworkPrior, UNet, UNetConfig, load_prior, save_prior
@@ -44,6 +46,40 @@ def test_what_does_not_fit_is_refused(times, power):
         Errors(torch.tensor(times), power)
 
 
+@pytest.mark.parametrize(
+    "more, message",
+    [
+        ({"mean": torch.rand(1, 4, 4)}, "mean and root"),
+        ({"root": torch.rand(16, 3)}, "mean and root"),
+        ({"mean": torch.rand(1, 4, 4), "root": torch.rand(15, 3)}, r"root is .*\(15, 3\).*wanted 16 r"),
+        ({"mean": torch.rand(1, 4, 4), "root": torch.rand(16, 3).double()}, "'root': 'torch.float64"),
+        ({"power": torch.ones(1, 2, 1, 8, 5).half()}, "'power': 'torch.float16"),
+        ({"power": torch.full((1, 2, 1, 8, 5), float("nan"))}, "power holds 80 values that are NaN"),
+        ({"times": torch.tensor([9.0, float("nan")])}, "times holds 1 values that are NaN"),
+        ({"times": [9, 1]}, "times is a list"),
+    ],
+)
+def test_parts_that_do_not_fit_one_another_are_refused(more, message):
+    with pytest.raises(ValueError, match=message):
+        Errors(**{"times": torch.tensor([9, 1]), "power": torch.ones(1, 2, 1, 8, 5)} | more)
+
+
+@pytest.mark.parametrize(
+    "given, message",
+    [
+        ((-2, (8, 8)), "t is -2"),
+        ((5.5, (8, 8)), "t is 5.5"),
+        ((5, 8), r"size is 8; wanted \(height, width\)"),
+        ((5, (8, 0)), r"size is \(8, 0\)"),
+        ((5, (8, 8), 1), "label is 1; wanted a whole number, -1 to 0"),
+        ((5, (8, 8), -2), "label is -2"),
+    ],
+)
+def test_there_are_errors_at_time_steps_sizes_and_classes_only(given, message):
+    with pytest.raises(ValueError, match=message):
+        flat(1.0, 0.1).at(*given)
+
+
 def saved(folder, channels=1, size=8) -> NetworkPrior:
     torch.manual_seed(0)
     config = UNetConfig(size, 8, channels, channels, (1,), attention_resolution=0, num_head_channels=8, patch=2)
@@ -78,6 +114,28 @@ def test_a_file_that_is_missing_or_another_is_found_out(tmp_path):
     with pytest.raises(FileNotFoundError, match="errors of prior 'p'"):
         load_prior("p", folder=tmp_path)
     assert load_errors("p", {}, tmp_path) is None
+
+
+def test_errors_are_saved_beside_a_card_only(tmp_path):
+    with pytest.raises(ValueError, match="name is 'p'; wanted a prior whose card is in the folder"):
+        save_errors("p", flat(1.0, 0.1), {}, tmp_path)
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_card_or_file_of_something_else_is_refused(tmp_path):
+    with pytest.raises(ValueError, match="wanted their sha256"):
+        load_errors("p", {"errors": {"samples": 5}}, tmp_path)
+    data = safetensors.torch.save({"times": torch.ones(2)})
+    (tmp_path / "p.errors.safetensors").write_bytes(data)
+    with pytest.raises(ValueError, match=r"holds \['times'\]; wanted times and power"):
+        load_errors("p", {"errors": {"sha256": hashlib.sha256(data).hexdigest()}}, tmp_path)
+
+
+def test_errors_with_gradients_are_saved(tmp_path):
+    saved(tmp_path)
+    power = torch.ones(1, 2, 1, 8, 5, requires_grad=True)
+    save_errors("p", Errors(torch.tensor([9, 1]), power), {}, tmp_path)
+    assert (load_prior("p", folder=tmp_path).errors.power == 1).all()
 
 
 def test_a_label_has_its_own_errors():

@@ -1,3 +1,5 @@
+import runpy
+
 import pytest
 import torch
 
@@ -177,6 +179,15 @@ def test_colours_are_an_orthonormal_basis():
     assert exact_steps.to_opponent(grey) is grey
 
 
+def test_the_basis_is_the_same_whatever_torch_s_default_dtype_is():
+    torch.set_default_dtype(torch.float64)
+    try:
+        basis = runpy.run_path(exact_steps.__file__)["OPPONENT"]
+    finally:
+        torch.set_default_dtype(torch.float32)
+    assert basis.dtype == torch.float32 and torch.equal(basis, exact_steps.OPPONENT)
+
+
 def test_centred_kernels_have_their_mass_in_the_middle():
     kernel = motion_kernels(4, 32, 0.5, torch.Generator().manual_seed(5)).double()
     moved = exact_steps.centred(kernel.roll((3, -2), (-2, -1)))
@@ -193,3 +204,94 @@ def test_transfer_wraps_a_kernel_that_is_larger_than_the_frame():
         for j in range(5):
             wrapped[0, 0, i % 4, j % 4] += kernel[0, 0, i, j]
     torch.testing.assert_close(exact_steps.transfer(kernel, (4, 4)), torch.fft.rfft2(wrapped).abs().square())
+
+
+def test_one_kernel_stands_for_all_samples():
+    x, kernel, error, y = problem("reflect")
+    for step, more in ((exact_steps.image_step, (0.01,)), (exact_steps.surprise, (0.1, "reflect"))):
+        one, each = (step(x, y, k, error, *more) for k in (kernel[:1], kernel[[0, 0]]))
+        torch.testing.assert_close(one, each)
+
+
+def case(name, step, message, **changes):
+    return pytest.param(step, changes, message, id=f"{step.__name__}: {name}")
+
+
+IMAGE, KERNEL, LEVEL = exact_steps.image_step, exact_steps.kernel_step, exact_steps.surprise
+WRONG = [
+    *(
+        case(f"kernel of 17 pixels on 16, {b}", step, rf"\(17, 5\).*\(16, 16\).*{b}", kernel=(2, 1, 17, 5), boundary=b)
+        for step in (IMAGE, LEVEL)
+        for b in ("valid", "reflect")
+    ),
+    case("kernel of 33 pixels on 16", IMAGE, r"\(33, 5\).*2 x.*circular", kernel=(2, 1, 33, 5), boundary="circular"),
+    case("canvas of 17 pixels on 16", KERNEL, r"\(17, 5\).*\(16, 16\).*reflect", mean=(1, 17, 5), root=(85, 3)),
+    case("y of the whole size", IMAGE, r"y is .*16, 16\).*wanted B 3 12 12", boundary="valid"),
+    case("y of the whole size", KERNEL, r"y is .*16, 16\).*wanted B 3 12 12", boundary="valid"),
+    case("3 y, 2 x_hat", IMAGE, r"'x_hat': 2.*'y': 3", y=(3, 3, 16, 16)),
+    case("3 kernels, 2 x_hat", LEVEL, r"'kernel': 3", kernel=(3, 1, 5, 5)),
+    case("3 means, 2 x_hat", KERNEL, r"'mean': 3", mean=(3, 1, 5, 5)),
+    case("3 errors, 2 x_hat", IMAGE, r"'error': 3", error=(3, 3, 16, 9)),
+    case("3 noises, 2 x_hat", IMAGE, r"'noise': 3", noise=(3, 3, 16, 9)),
+    case("y of one channel", IMAGE, r"y is .*wanted B 3 16 16", y=(2, 1, 16, 16)),
+    case("error of a whole plane", IMAGE, r"error is .*wanted 3 16 9", error=(3, 16, 16)),
+    case("noise of another size", IMAGE, r"noise is .*wanted B 3 16 9", noise=(2, 3, 16, 16)),
+    case("root of another canvas", KERNEL, r"root is .*wanted 25 r", root=(16, 3)),
+    case(
+        "float32 kernel",
+        IMAGE,
+        r"'kernel': 'torch.float32.*wanted one, float32 or float64",
+        kernel=torch.ones(1, 1, 5, 5),
+    ),
+    case("error 0", IMAGE, r"error has the minimum 0; wanted .* above 0", error=torch.zeros(3, 16, 9).double()),
+    case("noise 0", IMAGE, r"noise is 0; .* above 0", noise=0),
+    case("noise of a tensor below 0", IMAGE, r"noise is -1\.0; .* above 0", noise=torch.tensor(-1.0)),
+    case("sigma 0", KERNEL, r"sigma is 0; .* above 0", sigma=0),
+    case("sigma 0", LEVEL, r"sigma is 0; .* above 0", sigma=0),
+    case("iterations -1", IMAGE, r"iterations is -1; .*0 or more", iterations=-1),
+    case("iterations -1", KERNEL, r"iterations is -1; .*0 or more", iterations=-1),
+    case("boundary", LEVEL, r"boundary is 'mirror'; wanted one of 'circular'", boundary="mirror"),
+]
+
+
+@pytest.mark.parametrize("step, changes, message", WRONG)
+def test_what_does_not_fit_is_refused_before_any_work(step, changes, message, monkeypatch):
+    monkeypatch.setattr(torch.fft, "rfft2", lambda *_, **__: pytest.fail("work had begun"))
+    shapes = {"x_hat": (2, 3, 16, 16), "y": (2, 3, 16, 16), "kernel": (2, 1, 5, 5), "error": (3, 16, 9)}
+    given = {
+        IMAGE: {"noise": 0.1},
+        KERNEL: {"sigma": 0.1, "mean": (1, 5, 5), "root": (25, 3)},
+        LEVEL: {"sigma": 0.1, "boundary": "reflect"},
+    }
+    given = shapes | given[step] | changes
+    made = {n: 0.5 + torch.rand(v, dtype=torch.float64) if isinstance(v, tuple) else v for n, v in given.items()}
+    with pytest.raises(ValueError, match=message):
+        step(**made)
+
+
+def test_linear_maps_refuse_what_is_not_theirs():
+    x, kernel, _, y = problem("valid")
+    of_image, of_kernel = Convolution(kernel, (16, 16), "valid"), KernelConvolution(x, (5, 5), "valid")
+    for call, message in (
+        (lambda: of_image(y), r"x is .*12, 12\).*wanted B C 16 16"),
+        (lambda: of_image.adjoint(x), r"u is .*16, 16\).*wanted B C 12 12"),
+        (lambda: of_image(x[[0, 0, 1]]), r"'x': 3"),
+        (lambda: of_image(x.float()), r"'x': 'torch.float32"),
+        (lambda: of_kernel(kernel[..., :3]), r"kernel is .*5, 3\).*wanted B 1 5 5"),
+        (lambda: of_kernel.adjoint(y[:, :1]), r"u is .*wanted B 3 12 12"),
+        (lambda: Convolution(kernel, (4, 16), "valid"), r"\(5, 5\) for an image of \(4, 16\)"),
+        (lambda: KernelConvolution(x, (17, 5)), r"\(17, 5\) for an image of \(16, 16\)"),
+        (lambda: Convolution(kernel, (16, 16.5)), r"size is \(16, 16\.5\); wanted \(height, width\)"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            call()
+
+
+@pytest.mark.parametrize("boundary, times", [("zero", 3), ("circular", 2), ("reflect", 1), ("valid", 1)])
+def test_the_largest_kernels_that_are_taken_have_exact_adjoints(boundary, times):
+    g = torch.Generator().manual_seed(6)
+    x = torch.randn(1, 1, 6, 7, generator=g, dtype=torch.float64)
+    kernel = torch.randn(1, 1, 6 * times, 7 * times, generator=g, dtype=torch.float64)
+    blurred = Convolution(kernel, (6, 7), boundary)
+    u = torch.randn(blurred(x).shape, generator=g, dtype=torch.float64)
+    torch.testing.assert_close((blurred(x) * u).sum(), (x * blurred.adjoint(u)).sum())

@@ -30,6 +30,7 @@ from pdm import paths
 
 NAN, INF = float("nan"), float("inf")
 MODULES = [f"pdm.{m}" for m in ("schedule", "sampler", "guidance", "operators", "constraints")]
+MODULES += [f"pdm.{m}" for m in ("convolutions", "exact_steps")]
 MODULES += [f"pdm.study.{m}" for m in ("score", "progress", "statistics")]
 PACKAGES = ("data", "metrics", "models", "baselines")
 CSV = paths.ROOT / "results" / "bench" / "tables" / "robustness.csv"
@@ -291,6 +292,7 @@ def test_bad_input_is_used_rightly_or_refused_in_words(key):
 
 
 READ = ("data.splits.load", "models.files.prior_card", "models.files.load_prior", "models.files.save_prior")
+READ += ("models.errors.save_errors",)
 
 
 @cache

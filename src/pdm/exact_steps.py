@@ -6,88 +6,52 @@ thousand gradient steps. Circular boundaries have a closed form; the others are 
 that closed form preconditions. Images are in the basis of `to_opponent`, in which colours' errors are apart.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import torch
 import torch.nn.functional as F
-from scipy.fft import next_fast_len
 from torch import Tensor
 
 from pdm import checks
+from pdm.convolutions import Convolution, KernelConvolution, fitting, pixels
 
-BOUNDARIES = ("circular", "reflect", "zero", "valid")
 Linear = Callable[[Tensor], Tensor]
-OPPONENT = torch.tensor([[1.0, 1, 1], [1, -1, 0], [1, 1, -2]]) / torch.tensor([[3.0], [2], [6]]).sqrt()
+PROBLEM = "x_hat B C H W, kernel B 1 h w, y B C Y X, error C H V"  # what steps are given, for `fitting`
+SIGNS = torch.tensor([[1, 1, 1], [1, -1, 0], [1, 1, -2]], dtype=torch.float32, device="cpu")
+OPPONENT = SIGNS / SIGNS.square().sum(1, keepdim=True).sqrt()
 
 
 def to_opponent(x: Tensor) -> Tensor:
-    """Red, green, blue to luminance and two opponent colours, an orthonormal basis; other than 3 channels stay."""
+    """Red, green, blue to luminance and two opponent colours, an orthonormal basis; other than 3 channels stay.
+
+    Args: `x` B C H W. Returns: B C H W. Raises: ValueError for another shape, or values that are not finite.
+    """
+    (x,) = fitting("x B C h w", x)
     return torch.einsum("oc,bchw->bohw", OPPONENT.to(x), x) if x.shape[1] == 3 else x
 
 
 def from_opponent(x: Tensor) -> Tensor:
-    """Undo `to_opponent`."""
+    """Undo `to_opponent`, with its arguments and errors."""
+    (x,) = fitting("x B C h w", x)
     return torch.einsum("oc,bohw->bchw", OPPONENT.to(x), x) if x.shape[1] == 3 else x
 
 
-def resized(power: Tensor, size: tuple[int, int]) -> Tensor:
-    """A power spectrum at the frequencies of another size: *C h w//2+1 to *C H W//2+1, interpolated in its logarithm.
+def resized(power: Tensor, size: Sequence[int]) -> Tensor:
+    """A power spectrum at the frequencies of another size: C h w//2+1 to C H W//2+1, or B of them.
 
-    Frequencies are cycles a pixel, so the spectrum of a stationary field keeps its values.
+    It is interpolated in its logarithm. Frequencies are cycles a pixel, so the spectrum of a stationary field keeps its
+    values; w is even. Raises: ValueError for other shapes, fewer than 2 frequencies a side, or values not above 0.
     """
+    (power,), size = fitting("power C H V", power), pixels("size", size)
     height, half = power.shape[-2:]
     if size == (height, 2 * (half - 1)):
         return power
     log = F.pad(power.log().flatten(0, -3)[None], (0, 0, 0, 1), mode="circular")  # the row after the last is the first
-    row = (torch.fft.fftfreq(size[0]) % 1) * height
-    column = torch.fft.rfftfreq(size[1]) * 2 * (half - 1)
+    row = (torch.fft.fftfreq(size[0], dtype=torch.float32, device="cpu") % 1) * height
+    column = torch.fft.rfftfreq(size[1], dtype=torch.float32, device="cpu") * 2 * (half - 1)
     grid = torch.stack(torch.broadcast_tensors(2 * column / (half - 1) - 1, 2 * row[:, None] / height - 1), dim=-1)
     found = F.grid_sample(log, grid[None].to(log), "bilinear", "border", align_corners=True)
     return found[0].exp().unflatten(0, power.shape[:-2])
-
-
-class Convolution:
-    """x -> k * x as `operators.blur`, for one kernel each, B 1 h w, with its exact adjoint.
-
-    `size` is the image's, H W; with the boundary "valid" the measurement is smaller, H-h+1 W-w+1.
-    """
-
-    def __init__(self, kernel: Tensor, size: tuple[int, int], boundary: str = "reflect") -> None:
-        self.sides = _sides(kernel.shape[-2:], checks.choice("boundary", boundary, BOUNDARIES))
-        self.size, self.canvas, self.boundary = size, kernel.shape[-2:], boundary
-        self.frame = [n + p + q for n, (p, q) in zip(size, self.sides, strict=True)]
-        self.shape = [next_fast_len(n, real=True) for n in self.frame]
-        self.spectrum = torch.fft.rfft2(kernel, s=self.shape)
-
-    def __call__(self, x: Tensor) -> Tensor:
-        spectrum = torch.fft.rfft2(_pad(x, self.sides, self.boundary), s=self.shape)
-        return _valid(torch.fft.irfft2(spectrum * self.spectrum, s=self.shape), self.frame, self.canvas)
-
-    def adjoint(self, u: Tensor) -> Tensor:
-        """What makes <A x, u> = <x, adjoint(u)> for all x: B C H W of what a measurement's shape has."""
-        spectrum = torch.fft.rfft2(_embed(u, self.shape, self.canvas)) * self.spectrum.conj()
-        whole = torch.fft.irfft2(spectrum, s=self.shape)[..., : self.frame[0], : self.frame[1]]
-        return _unpad(whole, self.sides, self.boundary, self.size)
-
-
-class KernelConvolution:
-    """k -> k * x for one image each, B C H W: the same product, linear in the kernel on a canvas h w."""
-
-    def __init__(self, image: Tensor, canvas: tuple[int, int], boundary: str = "reflect") -> None:
-        sides = _sides(canvas, checks.choice("boundary", boundary, BOUNDARIES))
-        padded = _pad(image, sides, boundary)
-        self.canvas, self.frame = canvas, padded.shape[-2:]
-        self.shape = [next_fast_len(n, real=True) for n in self.frame]
-        self.spectrum = torch.fft.rfft2(padded, s=self.shape)
-
-    def __call__(self, kernel: Tensor) -> Tensor:
-        spectrum = torch.fft.rfft2(kernel, s=self.shape) * self.spectrum
-        return _valid(torch.fft.irfft2(spectrum, s=self.shape), self.frame, self.canvas)
-
-    def adjoint(self, u: Tensor) -> Tensor:
-        """B 1 h w of B C and what a measurement's size is."""
-        spectrum = (torch.fft.rfft2(_embed(u, self.shape, self.canvas)) * self.spectrum.conj()).sum(1, keepdim=True)
-        return torch.fft.irfft2(spectrum, s=self.shape)[..., : self.canvas[0], : self.canvas[1]]
 
 
 def conjugate_gradients(apply: Linear, b: Tensor, precondition: Linear, iterations: int) -> Tensor:
@@ -110,8 +74,12 @@ def filtered(x: Tensor, power: Tensor) -> Tensor:
     return torch.fft.irfft2(torch.fft.rfft2(x) * power, s=x.shape[-2:])
 
 
-def transfer(kernel: Tensor, size: tuple[int, int]) -> Tensor:
-    """|K|^2 of a kernel B 1 h w at the frequencies of a size: B 1 H W//2+1. A kernel larger than that is wrapped."""
+def transfer(kernel: Tensor, size: Sequence[int]) -> Tensor:
+    """|K|^2 of a kernel B 1 h w at the frequencies of a size: B 1 H W//2+1. A kernel larger than that is wrapped.
+
+    Raises: ValueError for another shape or size.
+    """
+    (kernel,), size = fitting("kernel B 1 h w", kernel), pixels("size", size)
     h, w = kernel.shape[-2:]
     wrapped = F.pad(kernel, (0, -w % size[1], 0, -h % size[0]))
     wrapped = wrapped.unflatten(-1, (-1, size[1])).sum(-2).unflatten(-2, (-1, size[0])).sum(-3)
@@ -133,18 +101,25 @@ def image_step(
     Args: `x_hat` B C H W and `y`; `kernel` B 1 h w; `error`, the power spectrum of x - x_hat, C H W//2+1 or one each;
     `noise`, the variance of y's noise, or its power spectrum B C and the half plane of y's size: with the kernel's own
     uncertainty, `kernel_noise`, the step does not sharpen by what may not be there.
+    Raises: ValueError for shapes, numbers of samples or dtypes that do not fit, values that are not finite, spectra and
+    noise not above 0, fewer than 0 iterations, and as `Convolution`.
     """
+    spectra = [noise] if isinstance(noise, Tensor) and noise.numel() != 1 else []
+    shapes = PROBLEM + ", noise C Y U" * len(spectra)
+    x_hat, kernel, y, error, *spectra = fitting(shapes, x_hat, kernel, y, error, *spectra, boundary=boundary)
+    if not spectra:
+        checks.number("noise", noise.item() if isinstance(noise, Tensor) else noise, above=0)
+        spectra = [torch.as_tensor(noise, dtype=y.dtype, device=y.device).reshape(1, 1, 1, 1)]
+    checks.count("iterations", iterations, 0)
     size, seen = x_hat.shape[-2:], y.shape[-2:]
     blur = Convolution(kernel, size, boundary)
-    noise = torch.as_tensor(noise, dtype=y.dtype, device=y.device)
-    noise = noise.reshape(1, 1, 1, 1) if noise.numel() == 1 else noise
-    innovation = transfer(kernel, seen) * resized(error, seen) + noise
+    innovation = transfer(kernel, seen) * resized(error, seen) + spectra[0]
     residual = y - blur(x_hat)
     if boundary == "circular":
         u = filtered(residual, 1 / innovation)
     else:
         u = conjugate_gradients(
-            lambda u: blur(filtered(blur.adjoint(u), error)) + filtered(u, noise),
+            lambda u: blur(filtered(blur.adjoint(u), error)) + filtered(u, spectra[0]),
             residual,
             lambda u: filtered(u, 1 / innovation),
             iterations,
@@ -155,8 +130,11 @@ def image_step(
 def kernel_noise(x_hat: Tensor, error: Tensor, kernel_error: Tensor) -> Tensor:
     """The power spectrum that an uncertain kernel adds to y's noise: S_k (|X_hat|^2 + S_x), B C H W//2+1.
 
-    `kernel_error` is the power spectrum of k - k_hat in a plain transform, 1 H W//2+1 or one each.
+    `kernel_error` is the power spectrum of k - k_hat in a plain transform, 1 H W//2+1 or one each; `x_hat` and `error`
+    are as `image_step`'s. Raises: ValueError for what does not fit them, and spectra not above 0.
     """
+    shapes = "x_hat B C H W, error C H V, kernel_error 1 H V"
+    x_hat, error, kernel_error = fitting(shapes, x_hat, error, kernel_error)
     return kernel_error * (torch.fft.rfft2(x_hat, norm="ortho").abs().square() + error)
 
 
@@ -175,12 +153,17 @@ def kernel_step(
 
     The image's error counts as noise, V = |K|^2 S_x + sigma^2 by the `kernel` at hand; x_hat is the denoised estimate
     *before* its data step, because an image that was deconvolved by a wrong kernel gives that kernel back.
-    Args: as `image_step`; `mean` 1 h w or B 1 h w; `root` hw r.
+    Args: as `image_step`; `mean` 1 h w or B 1 h w; `root` hw r; the kernel at hand may have another size.
+    Raises: as `image_step`; for a sigma not above 0.
     """
+    shapes = "x_hat B C H W, mean 1 h w, y B C Y X, error C H V, kernel B 1 rows columns, root hw r"
+    values = (x_hat, mean, y, error, kernel, root)
+    x_hat, mean, y, error, kernel, root = fitting(shapes, *values, boundary=boundary)
+    checks.count("iterations", iterations, 0), checks.number("sigma", sigma, above=0)
     innovation = transfer(kernel, y.shape[-2:]) * resized(error, y.shape[-2:]) + sigma**2
-    canvas = tuple(mean.shape[-2:])
+    canvas, samples = tuple(mean.shape[-2:]), max(len(mean), len(y))
     blur = KernelConvolution(x_hat, canvas, boundary)
-    mean = mean.expand(len(y), 1, *canvas)
+    mean = mean.expand(samples, 1, *canvas)
 
     def spread(w: Tensor) -> Tensor:
         return (w @ root.T).view(-1, 1, *canvas)
@@ -196,13 +179,15 @@ def kernel_step(
 def surprise(x_hat: Tensor, y: Tensor, kernel: Tensor, error: Tensor, sigma: float, boundary: str) -> Tensor:
     """-2 log N(y; k * x_hat, |K|^2 S_x + sigma^2) but for a constant, a mean over frequencies and channels: B.
 
-    Among kernels for one measurement the least surprising one is the likeliest. Args: as `image_step`.
+    Among kernels for one measurement the least surprising one is the likeliest. Args and errors: as `kernel_step`.
     """
+    x_hat, kernel, y, error = fitting(PROBLEM, x_hat, kernel, y, error, boundary=boundary)
+    checks.number("sigma", sigma, above=0)
     size = y.shape[-2:]
     innovation = transfer(kernel, size) * resized(error, size) + sigma**2
     residual = torch.fft.rfft2(y - Convolution(kernel, x_hat.shape[-2:], boundary)(x_hat), norm="ortho")
     each = residual.abs().square() / innovation + innovation.log()
-    weight = torch.full((size[1] // 2 + 1,), 2.0, device=y.device)  # the other half plane has the same values
+    weight = torch.full((size[1] // 2 + 1,), 2.0, dtype=y.dtype, device=y.device)  # both half planes are alike
     weight[0] = 1
     if size[1] % 2 == 0:
         weight[-1] = 1
@@ -210,11 +195,15 @@ def surprise(x_hat: Tensor, y: Tensor, kernel: Tensor, error: Tensor, sigma: flo
 
 
 def centred(kernel: Tensor) -> Tensor:
-    """Kernels B 1 h w made nonnegative and of sum 1, their centres of mass in the middle to a part of a pixel."""
+    """Kernels B 1 h w made nonnegative and of sum 1, their centres of mass in the middle to a part of a pixel.
+
+    Raises: ValueError for another shape, a side of 1 pixel, or values that are not finite.
+    """
+    (kernel,) = fitting("kernel B 1 H W", kernel)
     kernel = kernel.clamp(min=0)
     kernel = kernel / kernel.sum((1, 2, 3), keepdim=True).clamp(min=1e-12)
-    (h, w), like = kernel.shape[-2:], {"dtype": kernel.dtype, "device": kernel.device}
-    row, column = torch.arange(h, **like), torch.arange(w, **like)
+    h, w = kernel.shape[-2:]
+    row, column = (torch.arange(n, dtype=kernel.dtype, device=kernel.device) for n in (h, w))
     down = (kernel.sum((1, 3)) * (row - h // 2)).sum(1)[:, None, None]
     across = (kernel.sum((1, 2)) * (column - w // 2)).sum(1)[:, None, None]
     grid = torch.stack(
@@ -226,37 +215,3 @@ def centred(kernel: Tensor) -> Tensor:
 
 def _dot(a: Tensor, b: Tensor) -> Tensor:
     return (a * b).flatten(1).sum(1).reshape(-1, *[1] * (a.dim() - 1))
-
-
-def _sides(canvas: tuple[int, int], boundary: str) -> list[tuple[int, int]]:
-    """What the frame is padded by, before and after, along rows and columns."""
-    return [(0, 0) if boundary == "valid" else (n - 1 - n // 2, n // 2) for n in canvas]
-
-
-def _pad(x: Tensor, sides: list[tuple[int, int]], boundary: str) -> Tensor:
-    if boundary == "valid":
-        return x
-    mode = {"zero": "constant"}.get(boundary, boundary)
-    return F.pad(x, [*sides[1], *sides[0]], mode=mode)
-
-
-def _unpad(x: Tensor, sides: list[tuple[int, int]], boundary: str, size: tuple[int, int]) -> Tensor:
-    """The adjoint of `_pad`: what was copied beyond the frame is added to where it came from."""
-    if boundary in ("valid", "zero"):
-        (top, _), (left, _) = sides
-        return x[..., top : top + size[0], left : left + size[1]]
-    for dim, n, side in ((-2, size[0], sides[0]), (-1, size[1], sides[1])):
-        place = F.pad(torch.arange(n, dtype=torch.float64)[None, None], side, mode=boundary)[0, 0].long().to(x.device)
-        shape = list(x.shape)
-        shape[dim] = n
-        x = x.new_zeros(shape).index_add(dim, place, x)
-    return x
-
-
-def _valid(x: Tensor, frame, canvas) -> Tensor:
-    return x[..., canvas[0] - 1 : frame[0], canvas[1] - 1 : frame[1]]
-
-
-def _embed(u: Tensor, shape, canvas) -> Tensor:
-    top, left = canvas[0] - 1, canvas[1] - 1
-    return F.pad(u, (left, shape[1] - left - u.shape[-1], top, shape[0] - top - u.shape[-2]))

@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 from pdm import checks
+from pdm.convolutions import fitting
 from pdm.models.prior import NetworkPrior, Velocity
 from pdm.models.unet import UNet
 from pdm.schedule import Schedule
@@ -18,9 +19,9 @@ def power_spectrum(y: Tensor) -> Tensor:
 
     Gradients whiten photographs, whose power falls as 1 / frequency^2, so that what is left is about |K|^2. It is the
     mean over the channels and over windows of 64 pixels that overlap by half, each tapered by a sine. The frequency 0
-    stands first. Raises: ValueError for another shape, or a side below 64.
+    stands first. Raises: ValueError for another shape, a side below 64, or values that are not finite.
     """
-    checks.tensor("y", y, "B C H W", least=WINDOW)
+    (y,) = fitting("y B C H W", checks.tensor("y", y, least=WINDOW))
     windows = y.unfold(2, WINDOW, WINDOW // 2).unfold(3, WINDOW, WINDOW // 2)  # B C rows columns 64 64
     place = torch.arange(WINDOW, dtype=y.dtype, device=y.device)
     taper, gradient = (torch.sin(torch.pi * (place + shift) / WINDOW) for shift in (0.5, 0))
@@ -34,7 +35,11 @@ def blur_features(power: Tensor) -> Tensor:
     """What the network sees of a `power_spectrum` B 1 64 64: autocorrelation, cepstrum and logarithm, B 3 32 32.
 
     The first two lie on the kernel's canvas, shift 0 at its centre; a path of motion is visible in both.
+    Raises: ValueError for another shape, or values that are not finite or below 0.
     """
+    (power,) = fitting(f"power B 1 {WINDOW} {WINDOW}", power)
+    if power.min() < 0:
+        raise ValueError(f"power has the minimum {power.min():g}; wanted a power spectrum, 0 or more")
     log = (power + 1e-3).log()
     log = log - log.mean((-2, -1), keepdim=True)
     middle = slice((WINDOW - CANVAS) // 2, (WINDOW + CANVAS) // 2)
