@@ -40,11 +40,12 @@ def resized(power: Tensor, size: Sequence[int]) -> Tensor:
     """A power spectrum at the frequencies of another size: C h w//2+1 to C H W//2+1, or B of them.
 
     It is interpolated in its logarithm. Frequencies are cycles a pixel, so the spectrum of a stationary field keeps its
-    values; w is even. Raises: ValueError for other shapes, fewer than 2 frequencies a side, or values not above 0.
+    values; a spectrum of that many frequencies is returned as it is, of an odd width too.
+    Raises: ValueError for other shapes, fewer than 2 frequencies a side, or values not above 0.
     """
     (power,), size = fitting("power C H V", power), pixels("size", size)
     height, half = power.shape[-2:]
-    if size == (height, 2 * (half - 1)):
+    if (size[0], size[1] // 2 + 1) == (height, half):
         return power
     log = F.pad(power.log().flatten(0, -3)[None], (0, 0, 0, 1), mode="circular")  # the row after the last is the first
     row = (torch.fft.fftfreq(size[0], dtype=torch.float32, device="cpu") % 1) * height

@@ -14,8 +14,8 @@ from torch import Tensor
 
 from pdm import checks
 from pdm.constraints import from_model_range, to_model_range
+from pdm.convolutions import BOUNDARIES, Convolution
 from pdm.exact_steps import (
-    Convolution,
     centred,
     from_opponent,
     image_step,
@@ -55,6 +55,11 @@ class Plan:
         for name in ("rounds", "chains", "polish", "finish"):
             checks.count(name, getattr(self, name))
         checks.number("clock", self.clock, above=0), checks.number("haze", self.haze, least=0)
+        for name in ("levels", "kernel_times", "judged_at"):
+            if not (steps := getattr(self, name)) or not all(checks.count(name, t, 0, 999) == t for t in steps):
+                raise ValueError(f"{name} are {steps}; wanted time steps")
+        if len(self.kernel_times) != 2 or self.kernel_times[0] > self.kernel_times[1]:
+            raise ValueError(f"kernel_times are {self.kernel_times}; wanted the least and the largest")
 
     @property
     def evaluations(self) -> tuple[int, int]:
@@ -70,8 +75,8 @@ def times(schedule: Schedule, count: int, first: float = 5.0, last: float = 0.03
     >>> times(Schedule.linear(), 4)
     [591, 312, 102, 7]
     """
-    share = [i / max(1, checks.count("count", count) - 1) for i in range(count)]
-    return [time_of(schedule, first * (last / first) ** s) for s in share]
+    gaps = max(1, checks.count("evaluations", count) - 1)
+    return [time_of(schedule, first * (last / first) ** (i / gaps)) for i in range(count)]
 
 
 def time_of(schedule: Schedule, ratio: float) -> int:
@@ -102,10 +107,13 @@ def restore_known(
     Args: `measurement` B C H W in [-1, 1] give or take the noise; `kernel` B 1 h w of sum 1; `prior` with measured
     errors; `sigma` the noise's standard deviation; `seeds`, one a sample; `first` the noise over signal to begin with;
     `start` B C H W, an image to begin with in place of noise alone; `kernel_error` the power spectrum of what the
-    kernel may be off by, as `kernel_noise` takes it. With the boundary "valid" the image is larger than the measurement.
+    kernel may be off by, as `kernel_noise` takes it. With the boundary "valid" the image is larger than what is seen.
     Raises: ValueError before the first evaluation.
     """
     checks.tensor("measurement", measurement), checks.kernels("kernel", kernel)
+    if not 0 <= checks.number("churn", churn) <= 1:
+        raise ValueError(f"churn is {churn}; wanted 0 to 1")
+    checks.choice("boundary", boundary, BOUNDARIES)
     noise = NoiseStreams(seeds)
     if len(noise) != len(measurement) or len(kernel) != len(measurement):
         came = f"{len(noise)} seeds, {len(kernel)} kernels for {len(measurement)} measurements"
@@ -138,7 +146,7 @@ def refined(
     known: Known,
 ) -> Iterator[State]:
     """The loop of `restore_known`, from x at the first of the time steps."""
-    y, size, schedule = to_opponent(measurement), x.shape[-2:], prior.schedule
+    y, size, schedule = to_opponent(measurement), tuple(x.shape[-2:]), prior.schedule
     for t, s in steps:
         x_hat, error = prior(x, t).x0.clamp(-1, 1), prior.error(t, size).to(y)
         estimate, variance = to_opponent(x_hat), known.sigma**2

@@ -1,0 +1,210 @@
+"""Restoration in tens of evaluations: against known posteriors, and on the committed priors."""
+
+from functools import cache
+
+import pytest
+import torch
+
+from pdm import few_steps, final
+from pdm.constraints import to_model_range
+from pdm.data import load, motion_kernels, noisy
+from pdm.exact_steps import filtered
+from pdm.few_steps import Plan, cleared, restore_blind, restore_known
+from pdm.metrics import lpips, mnc, psnr
+from pdm.models import Errors, Prediction, load_prior
+from pdm.operators import blur
+from pdm.schedule import Schedule
+
+SIGMA = 0.02
+
+
+class Field:
+    """The exact prior of a stationary Gaussian field of known power, with its exact errors, counting evaluations."""
+
+    condition = label = None
+
+    def __init__(self, power):
+        self.power, self.schedule, self.calls = power, Schedule.linear(), 0
+
+    def gain(self, t):
+        ratio = 1 / self.schedule.alpha_bar[t] - 1
+        return (self.power / (self.power + ratio)).to(self.power), ratio
+
+    def __call__(self, x, t):
+        self.calls += 1
+        gain, _ = self.gain(t)
+        return Prediction(filtered(x / self.schedule.alpha_bar[t].sqrt().to(x), gain))
+
+    def error(self, t, size):
+        gain, ratio = self.gain(t)
+        return gain * ratio.to(gain)
+
+
+def spectrum(size=32):
+    row, column = torch.fft.fftfreq(size)[:, None], torch.fft.rfftfreq(size)
+    return (0.002 / (0.02 + row**2 + column**2))[None]
+
+
+def fields(n, size=32):
+    white = torch.randn(n, 1, size, size, generator=torch.Generator().manual_seed(0))
+    return filtered(white, spectrum(size).sqrt())
+
+
+@cache
+def committed():
+    return load_prior("image", "photos", precision=torch.float32), load_prior("kernel", precision=torch.float32)
+
+
+@cache
+def photographs(n=4):
+    """n test photographs, motion kernels, and what is measured."""
+    images = load("photos", "test").images[:: 112 // n][:n]
+    kernels = motion_kernels(n, 32, 0.5, torch.Generator().manual_seed(1))
+    return images, kernels, noisy(blur(images, kernels), range(n), SIGMA)
+
+
+@pytest.mark.parametrize("boundary", ["circular", "reflect", "zero", "valid"])
+def test_with_an_exact_prior_runs_scatter_about_the_posterior_mean(boundary):
+    """Of a Gaussian field by a known kernel: their mean is what Wiener's filter, with the boundary, gives."""
+    runs, x, prior = 60, fields(1, 16), Field(spectrum(16))
+    kernel = motion_kernels(1, 5, 0.5, torch.Generator().manual_seed(2))
+    y = noisy(blur(x, kernel, boundary), [0], SIGMA)
+    several = y.expand(runs, -1, -1, -1), kernel.expand(runs, -1, -1, -1)
+    states = restore_known(*several, prior, 12, sigma=SIGMA, seeds=range(runs), boundary=boundary)
+    found = final(states).x["image"].double().flatten(1)
+    basis = torch.eye(256, dtype=torch.float64).view(-1, 1, 16, 16)
+    covariance = filtered(basis, spectrum(16).double()).flatten(1)
+    a = blur(basis, kernel.double().expand(256, -1, -1, -1), boundary).flatten(1).T
+    gain = covariance @ a.T @ torch.linalg.inv(a @ covariance @ a.T + SIGMA**2 * torch.eye(len(a)))
+    mean, spread = gain @ y.double().flatten(), (covariance - gain @ a @ covariance).trace().sqrt()
+    assert (found.mean(0) - mean).norm() < 0.25 * spread
+    assert ((found - mean).norm(dim=1) < 1.2 * spread).all()
+
+
+def test_states_end_clean_and_evaluations_are_counted():
+    x, prior = fields(2), Field(spectrum())
+    kernel = motion_kernels(2, 9, 0.5, torch.Generator().manual_seed(2))
+    states = list(restore_known(blur(x, kernel), kernel, prior, 7, sigma=SIGMA, seeds=[3, 4]))
+    assert prior.calls == len(states) == 7
+    assert [s.t for s in states[1:]] == [s.s for s in states[:-1]] and states[-1].s == -1
+    assert states[-1].x["image"] is states[-1].theta["image"]
+    assert all(s.loss.shape == (2,) for s in states)
+
+
+def test_a_sample_is_alone_in_its_batch():
+    x, prior = fields(2), Field(spectrum())
+    kernel = motion_kernels(2, 9, 0.5, torch.Generator().manual_seed(2))
+    y = blur(x, kernel)
+    both = final(restore_known(y, kernel, prior, 5, sigma=SIGMA, seeds=[3, 4])).x["image"]
+    for i in range(2):
+        alone = restore_known(y[i, None], kernel[i, None], prior, 5, sigma=SIGMA, seeds=[3 + i])
+        torch.testing.assert_close(final(alone).x["image"], both[i, None], rtol=1e-4, atol=1e-5)
+
+
+def test_a_known_kernel_in_twelve_evaluations():
+    images, kernels, y = photographs()
+    prior, _ = committed()
+    restored = final(restore_known(y, kernels, prior, sigma=SIGMA, seeds=range(4))).x["image"].clamp(-1, 1)
+    assert (psnr(restored, images) - psnr(y.clamp(-1, 1), images)).mean() > 4
+    assert lpips(restored, images).mean() < 0.5 * lpips(y.clamp(-1, 1), images).mean()
+    turned = final(restore_known(y, kernels.flip(-2, -1), prior, sigma=SIGMA, seeds=range(4))).x["image"].clamp(-1, 1)
+    assert psnr(turned, images).mean() < psnr(restored, images).mean() - 4
+
+
+def test_an_unknown_kernel_in_tens():
+    _, kernels, y = photographs()
+    image, kernel = committed()
+    plan = Plan(rounds=2)
+    states = list(restore_blind(y, image, kernel, kernel.errors, plan, sigma=SIGMA, seeds=range(4)))
+    assert len(states) == plan.evaluations[0] == 26 and plan.evaluations[1] == 14
+    found = states[-1].theta["kernel"]
+    assert (found.sum((1, 2, 3)) - 1).abs().max() < 1e-5 and found.min() >= 0
+    floor = kernel.errors.mean.expand(4, 1, 32, 32)
+    assert mnc(found, kernels).median() > mnc(floor, kernels).median()
+
+
+def test_chains_are_judged_and_one_is_kept():
+    _, _, y = photographs(2)
+    image, kernel = committed()
+    plan = Plan(levels=(300, 60), rounds=1, chains=3, polish=2, judged_at=(60,), finish=2)
+    states = list(restore_blind(y, image, kernel, kernel.errors, plan, sigma=SIGMA, seeds=[5, 6]))
+    assert [len(s.theta["image"]) for s in states] == [6, 6, 6, 6, 2, 2]
+    chains, chosen = states[3].theta["kernel"].view(2, 3, -1), states[-1].theta["kernel"].view(2, 1, -1)
+    assert ((chains == chosen).all(2).sum(1) >= 1).all()
+    assert not torch.equal(chains[:, 0], chains[:, 1])
+
+
+def test_the_choice_is_the_chain_with_the_true_kernel():
+    """Of a Gaussian field whose kernel is one of three, each with the image that it implies."""
+    x, prior = fields(6), Field(spectrum())
+    kernels = motion_kernels(3, 9, 0.5, torch.Generator().manual_seed(4))
+    true = torch.tensor([0, 1, 2, 0, 1, 2])
+    y = noisy(blur(x, kernels[true], "circular"), range(6), SIGMA)
+    each, many = kernels.repeat(6, 1, 1, 1), y.repeat_interleave(3, 0)
+    seeds = list(range(18))
+    restored = final(restore_known(many, each, prior, 6, sigma=SIGMA, seeds=seeds, boundary="circular")).x["image"]
+    noise = few_steps.NoiseStreams(range(6))
+    known = few_steps.Known(SIGMA, "circular")
+    best = few_steps.choice(restored, many, each, prior, noise, (120, 60), known)
+    assert (best % 3 == true).sum() >= 5 and (best // 3).tolist() == list(range(6))
+
+
+def test_haze_is_cleared_and_the_sum_stays_one():
+    kernel = torch.tensor([[[[0.5, 0.02], [0.4, -0.1]]]])
+    torch.testing.assert_close(cleared(kernel, 0.05), torch.tensor([[[[5 / 9, 0.0], [4 / 9, 0.0]]]]))
+
+
+def test_times_fall_by_one_factor():
+    schedule = Schedule.linear()
+    ratios = torch.tensor([few_steps.ratio_of(schedule, t) for t in few_steps.times(schedule, 12)])
+    assert ratios[0] == pytest.approx(5, rel=0.02) and ratios[-1] == pytest.approx(0.03, rel=0.1)
+    assert (ratios[1:] / ratios[:-1]).std() < 0.05
+    assert few_steps.times(schedule, 1) == [few_steps.time_of(schedule, 5.0)]
+
+
+@pytest.mark.parametrize(
+    "changes, message",
+    [
+        ({"sigma": 0.0}, "sigma is 0.0"),
+        ({"seeds": [1]}, "1 seeds"),
+        ({"evaluations": 0}, "evaluations is 0"),
+        ({"kernel": torch.full((2, 1, 9, 9), 0.1)}, "kernel"),
+        ({"measurement": torch.full((2, 1, 32, 32), torch.nan)}, "NaN"),
+        ({"churn": 1.5}, "churn is 1.5"),
+        ({"boundary": "mirror"}, "boundary is 'mirror'"),
+    ],
+)
+def test_bad_input_of_a_known_kernel(changes, message):
+    prior = Field(spectrum())
+    kernel = motion_kernels(2, 9, 0.5, torch.Generator().manual_seed(2))
+    given = {"measurement": fields(2), "kernel": kernel, "prior": prior, "sigma": SIGMA, "seeds": [0, 1]} | changes
+    with pytest.raises(ValueError, match=message):
+        next(restore_known(**given))
+    assert prior.calls == 0
+
+
+def test_bad_input_of_an_unknown_kernel():
+    prior, kernel = Field(spectrum()), committed()[1]
+    given = {"measurement": fields(2), "image": prior, "kernel": kernel, "errors": kernel.errors}
+    with pytest.raises(ValueError, match="1 seeds for 2"):
+        next(restore_blind(**given, sigma=SIGMA, seeds=[0]))
+    flat = Errors(torch.tensor([900, 1]), torch.ones(1, 2, 1, 8, 5))
+    with pytest.raises(ValueError, match="no mean and root"):
+        next(restore_blind(**given | {"errors": flat}, sigma=SIGMA, seeds=[0, 1]))
+    for wrong in ({"levels": ()}, {"levels": (100, 1000)}, {"rounds": 0}, {"clock": 0.0}, {"kernel_times": (400, 20)}):
+        with pytest.raises(ValueError, match=next(iter(wrong))):
+            Plan(**wrong)
+    assert prior.calls == 0
+
+
+def test_a_prior_without_errors_is_told_apart():
+    image, _ = committed()
+    bare = few_steps.repeat(image, 1)
+    assert bare is image
+    twice = few_steps.repeat(image.with_label(torch.tensor([0, 1])), 2)
+    assert twice.label.tolist() == [0, 0, 1, 1] and twice.errors is image.errors
+
+
+def test_the_range_of_kernels_is_the_prior_s():
+    kernel = motion_kernels(2, 32, 0.5, torch.Generator().manual_seed(0))
+    torch.testing.assert_close(cleared((to_model_range(kernel) + 1) / 2, 0.0), kernel)
