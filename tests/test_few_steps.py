@@ -11,9 +11,14 @@ from pdm.data import load, motion_kernels, noisy
 from pdm.exact_steps import filtered
 from pdm.few_steps import Plan, cleared, restore_blind, restore_known
 from pdm.metrics import lpips, mnc, psnr
-from pdm.models import Errors, Prediction, load_prior
+from pdm.models import Errors, Prediction, load_prior, prior_card
 from pdm.operators import blur
 from pdm.schedule import Schedule
+from pdm.study import runner
+from pdm.study.deblurring import blind_dps
+from pdm.study.few_steps import blind_few, known_few
+from pdm.study.method import Method
+from pdm.study.problem import measured
 
 SIGMA = 0.02
 
@@ -208,3 +213,27 @@ def test_a_prior_without_errors_is_told_apart():
 def test_the_range_of_kernels_is_the_prior_s():
     kernel = motion_kernels(2, 32, 0.5, torch.Generator().manual_seed(0))
     torch.testing.assert_close(cleared((to_model_range(kernel) + 1) / 2, 0.0), kernel)
+
+
+def test_rows_of_tables_are_told_the_kernel_or_not():
+    images, kernels, _ = photographs()
+    cases = measured(images[:2], kernels[:2], seeds=[0, 1])
+    known = runner.restore(Method("known", known_few, {"evaluations": 6}, "photos"), cases)
+    assert [row["forward"] for row in known["rows"]] == [6, 6] and known["kernel"] is None
+    blind = runner.restore(Method("blind", blind_few, {"rounds": 1, "finish": 3}, "photos"), cases)
+    assert [row["forward"] for row in blind["rows"]] == [10, 10] and blind["kernel"].shape == (2, 1, 32, 32)
+    assert all(a["psnr"] > b["psnr"] for a, b in zip(known["rows"], blind["rows"], strict=True))
+    with pytest.raises(ValueError, match="takes no steps"):
+        Method("blind", blind_few, {"steps": 100})
+    with pytest.raises(ValueError, match="rounds is 0"):
+        Method("blind", blind_few, {"rounds": 0})
+
+
+def test_error_spectra_are_part_of_the_key_where_a_method_depends_on_them():
+    images, kernels, _ = photographs()
+    cases = measured(images[:2], kernels[:2], seeds=[0, 1])
+    plain, few = Method("dps", blind_dps).key(cases), Method("few", blind_few).key(cases)
+    assert set(plain["weights"]) == {"image", "kernel"}
+    assert set(few["weights"]) == {"image", "kernel", "image errors", "kernel errors"}
+    assert few["weights"]["image errors"][0] == prior_card("image")["errors"]["sha256"]
+    assert "kernel errors" not in Method("known", known_few).key(cases)["weights"]

@@ -115,7 +115,7 @@ def blind_process(measurement: Measurement, priors: Priors, steps: int, settings
 
 def known_kernel_process(measurement: Measurement, priors: Priors, steps: int, image_step: float = 1.0) -> Process:
     """Diffusion posterior sampling of the image alone, by the kernel and tilts that the measurement's `known` holds."""
-    _known_kernel(measurement)
+    measurement.told("kernel")
 
     def operator(image: Tensor) -> Tensor:
         return explained({**measurement.known, "image": image}, measurement.frames, measurement.boundary)
@@ -205,14 +205,8 @@ def supervised(measurement: Measurement, priors: Priors) -> Estimate:
 @method("wiener", known=("kernel",))
 def wiener_known_kernel(measurement: Measurement, priors: Priors | None = None, balance: float = 0.02) -> Estimate:
     """Wiener's filter with the kernel known; `balance` as `baselines.wiener` has it."""
-    kernel = _known_kernel(measurement)
+    kernel = measurement.told("kernel")
     return Estimate({"image": wiener(measurement.y, kernel, balance, measurement.boundary)})
-
-
-def _known_kernel(measurement: Measurement) -> Tensor:
-    if "kernel" not in measurement.known:
-        raise ValueError(f"the measurement's `known` holds {sorted(measurement.known)}; wanted 'kernel' among them")
-    return measurement.known["kernel"]
 
 
 def _odd(canvas: tuple[int, int]) -> tuple[int, int]:

@@ -13,12 +13,18 @@ from pdm.study.problem import Cases, Estimate
 
 
 def method(
-    id: str, version: int = 1, priors: Sequence[str] = (), known: Sequence[str] = (), settings: type | None = None
+    id: str,
+    version: int = 1,
+    priors: Sequence[str] = (),
+    known: Sequence[str] = (),
+    settings: type | None = None,
+    errors: Sequence[str] = (),
 ) -> Callable[[Callable], Callable]:
     """Name a function of (measurement, priors, **settings) that returns an `Estimate`, so that its results can be kept.
 
     `version` is raised when its numbers change. `priors` are the keys of the mapping of priors that it takes, `known`
-    the parts of the truth that it is told, `settings` a dataclass of what its `**settings` may hold.
+    the parts of the truth that it is told, `settings` a dataclass of what its `**settings` may hold, `errors` the
+    priors whose error spectra its result depends on.
     Raises: ValueError for a function without a fixed name: a lambda, or one made inside another function.
     """
 
@@ -26,7 +32,7 @@ def method(
         if "<" in function.__qualname__:
             raise ValueError(f"{function.__qualname__} has no fixed name; wanted a function at the top of a module")
         function.id, function.version, function.settings = id, version, settings
-        function.priors, function.known = tuple(priors), tuple(known)
+        function.priors, function.known, function.errors = tuple(priors), tuple(known), tuple(errors)
         return function
 
     return mark
@@ -88,6 +94,8 @@ class Method:
         inputs = {name: cache.digest(value) for name, value in data.items()}
         inputs |= {"sigma": cases.measurement.sigma, "boundary": cases.measurement.boundary}
         inputs |= {"seeds": list(cases.measurement.seeds), "names": list(cases.names)}
+        errors = {name: cards[name].get("errors", {}).get("sha256") for name in self.restore.errors}
+        weights |= {f"{name} errors": [sha, ""] for name, sha in errors.items()}
         named = {"id": self.restore.id, "version": self.restore.version, "label": self.label}
         return named | {"settings": dict(self.settings), "weights": weights, "inputs": inputs}
 

@@ -51,6 +51,12 @@ class Measurement:
         """C H W of one image."""
         return (self.y.shape[1] // self.frames, *self.y.shape[2:])
 
+    def told(self, name: str) -> Tensor:
+        """A part of the truth that a reference method is told. Raises: ValueError where `known` does not hold it."""
+        if name not in self.known:
+            raise ValueError(f"the measurement's `known` holds {sorted(self.known)}; wanted {name!r} among them")
+        return self.known[name]
+
     @property
     def first_frame(self) -> Tensor:
         """B C H W."""
