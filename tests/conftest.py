@@ -9,6 +9,7 @@ from pdm.models import NetworkPrior, UNet, UNetConfig
 from pdm.study import method
 from pdm.study.problem import Cases, measured
 
+SMALL = UNetConfig(16, 16, 2, 2, channel_mult=(1, 2), attention_resolution=8, num_head_channels=8)
 LONGEST = ("resume", "dask", "recipes", "notebooks_command", "cost", "supervised", "robustness", "check", "scaling")
 
 
@@ -41,6 +42,17 @@ def forked():
         patch.setattr("distributed.utils._forkserver_preload_set", True, raising=False)  # else it preloads others
         with dask.config.set({"distributed.worker.multiprocessing-method": "forkserver"}):
             yield
+
+
+def random_network(config: UNetConfig = SMALL, seed: int = 0) -> UNet:
+    net, generator = UNet(config).requires_grad_(False), torch.Generator().manual_seed(seed)
+    for p in net.parameters():
+        p += 0.1 * torch.randn(p.shape, generator=generator)
+    return net.requires_grad_(True)
+
+
+def random(*shape: int, seed: int = 1) -> torch.Tensor:
+    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed))
 
 
 def tiny(size: int, channels: int) -> NetworkPrior:

@@ -7,12 +7,11 @@ from dataclasses import replace
 
 import pytest
 import torch
+from conftest import SMALL, random, random_network
 from safetensors.torch import load_file
 
 from pdm.models import (
     NetworkPrior,
-    UNet,
-    UNetConfig,
     best_device,
     best_precision,
     load_prior,
@@ -22,19 +21,7 @@ from pdm.models import (
 )
 from pdm.schedule import Schedule
 
-SMALL = UNetConfig(16, 16, 2, 2, channel_mult=(1, 2), attention_resolution=8, num_head_channels=8)
 SCHEDULE = Schedule.linear()
-
-
-def random_network(config: UNetConfig = SMALL, seed: int = 0) -> UNet:
-    net, generator = UNet(config).requires_grad_(False), torch.Generator().manual_seed(seed)
-    for p in net.parameters():
-        p += 0.1 * torch.randn(p.shape, generator=generator)
-    return net.requires_grad_(True)
-
-
-def random(*shape: int, seed: int = 1) -> torch.Tensor:
-    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed))
 
 
 # ---- on disk ----
