@@ -38,8 +38,8 @@ class Plan:
     the time step whose noise over signal is `clock` times the image's, within `kernel_times`. What lies below `haze`
     of a kernel's peak is cleared: an estimate's haze costs contrast, and no true kernel has it. Of `chains` from
     different noise the least surprising one is kept, after `polish` steps each with its own kernel, as a wrong kernel
-    shows only in what it makes of the image. `finish` steps with the chosen kernel end it, with a share `churn` of fresh
-    noise: 1 gives the highest PSNR, less of it crisper images.
+    shows only in what it makes of the image. `finish` steps with the chosen kernel end it, with a share `churn` of
+    fresh noise: 1 gives the highest PSNR, less of it crisper images.
     """
 
     levels: tuple[int, ...] = (500, 400, 300, 200, 120, 60, 25)
