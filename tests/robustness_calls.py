@@ -93,8 +93,7 @@ MIXTURE = GaussianMixture(LINEAR, rand(2, 1, 4, 4), torch.tensor([0.5, 0.5]), 0.
 EMPIRICAL = EmpiricalPrior(LINEAR, rand(2, 1, 4, 4), torch.tensor([0.5, 0.5]))
 VELOCITY = Velocity(0.1, 0.5)
 ERRORS = Errors(torch.tensor([300, 1]), rand(2, 2, 1, 8, 5).abs() + 0.1, rand(1, 4, 4), rand(16, 3))
-MEASURED = NetworkPrior(SMALL)
-MEASURED.errors = ERRORS
+MEASURED = NetworkPrior(SMALL, errors=ERRORS)
 with torch.random.fork_rng():
     SEEING = UNet(UNetConfig(32, 4, 4, 1, channel_mult=(1,), attention_resolution=0, num_head_channels=4, patch=4))
 SEEING.input_blocks[0].register_forward_pre_hook(evaluated)

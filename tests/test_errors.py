@@ -141,9 +141,8 @@ def test_errors_with_gradients_are_saved(tmp_path):
 def test_a_label_has_its_own_errors():
     torch.manual_seed(0)
     network = UNet(UNetConfig(8, 8, 1, 1, (1,), attention_resolution=0, num_head_channels=8, num_classes=3, patch=2))
-    prior = NetworkPrior(network)
     level = torch.tensor([1.0, 2, 3])[:, None, None, None, None].expand(-1, 2, 1, 8, 5).clone()
-    prior.errors = Errors(torch.tensor([900, 1]), level)
+    prior = NetworkPrior(network, errors=Errors(torch.tensor([900, 1]), level))
     assert prior.error(5, (8, 8)).mean() == 3  # of no class
     assert prior.with_label(1).error(5, (8, 8)).mean() == 2
     assert prior.with_label(torch.tensor([0, 2])).error(5, (8, 8)).mean((1, 2, 3)).tolist() == [1, 3]

@@ -11,7 +11,7 @@ from pdm.data import load, motion_kernels, noisy
 from pdm.exact_steps import filtered
 from pdm.few_steps import Plan, cleared, restore_blind, restore_known
 from pdm.metrics import lpips, mnc, psnr
-from pdm.models import Errors, Prediction, load_prior, prior_card
+from pdm.models import Errors, NetworkPrior, Prediction, load_prior, prior_card
 from pdm.operators import blur
 from pdm.schedule import Schedule
 from pdm.study import runner
@@ -202,12 +202,27 @@ def test_bad_input_of_an_unknown_kernel():
     assert prior.calls == 0
 
 
-def test_a_prior_without_errors_is_told_apart():
+def test_a_prior_for_several_chains_keeps_its_errors():
     image, _ = committed()
-    bare = few_steps.repeat(image, 1)
-    assert bare is image
-    twice = few_steps.repeat(image.with_label(torch.tensor([0, 1])), 2)
+    twice = image.with_label(torch.tensor([0, 1])).repeated(2)
     assert twice.label.tolist() == [0, 0, 1, 1] and twice.errors is image.errors
+    assert image.repeated(3).label.tolist() == image.label.tolist()
+
+
+def test_a_prior_without_errors_is_refused_before_it_is_evaluated():
+    image, kernel = committed()
+    evaluated = []
+    bare = NetworkPrior(image.network, None, torch.float32, image.velocity)
+    handle = bare.network.register_forward_pre_hook(lambda *_: evaluated.append(1))
+    _, kernels, y = photographs(2)
+    with pytest.raises(ValueError, match="no error spectra"):
+        next(restore_known(y, kernels, bare, sigma=SIGMA, seeds=[0, 1]))
+    with pytest.raises(ValueError, match="no error spectra"):
+        next(restore_blind(y, bare, kernel, kernel.errors, sigma=SIGMA, seeds=[0, 1]))
+    with pytest.raises(ValueError, match="boundary is 'valid'"):
+        next(restore_blind(y, image, kernel, kernel.errors, sigma=SIGMA, seeds=[0, 1], boundary="valid"))
+    handle.remove()
+    assert not evaluated
 
 
 def test_the_range_of_kernels_is_the_prior_s():

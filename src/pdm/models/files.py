@@ -172,9 +172,8 @@ def load_prior(
         if velocity is None or card["condition"] != "blur_features":
             raise ValueError(f"the card of {name!r} has the condition {card['condition']!r}; wanted 'blur_features'")
         return ConditionalPrior(network, precision, velocity, _schedule(card))
-    prior = NetworkPrior(network, label, precision, velocity, _schedule(card))
-    prior.errors = load_errors(name, card, folder)
-    return prior
+    errors = load_errors(name, card, folder)
+    return NetworkPrior(network, label, precision, velocity, _schedule(card), errors=errors)
 
 
 def _schedule(card: dict) -> Schedule:

@@ -1,6 +1,6 @@
 """Priors: whatever estimates x0 from x_t. Here networks; `models.analytic` has those that are known exactly."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -81,7 +81,8 @@ class NetworkPrior:
     `velocity` tells how to read a network that was trained on velocities; without it, as with the released checkpoints,
     the network predicts noise. Twice as many output channels as inputs mean that the second half predicts the variance.
     `schedule` is the process that the network was trained on, by default the linear one of 1,000 steps.
-    `condition`, B c *S or one for all samples, is what the network sees beside x_t in channels of its own.
+    `condition`, B c *S or one for all samples, is what the network sees beside x_t in channels of its own. `errors` are
+    those of its estimates, where they were measured.
     Raises: ValueError for a label that the network does not know, or other numbers of channels.
     """
 
@@ -93,6 +94,7 @@ class NetworkPrior:
         velocity: Velocity | None = None,
         schedule: Schedule | None = None,
         condition: Tensor | None = None,
+        errors: Errors | None = None,
     ) -> None:
         config = network.config
         channels = config.in_channels - (0 if condition is None else condition.shape[1])
@@ -120,7 +122,7 @@ class NetworkPrior:
             self.network = network.eval().requires_grad_(False).to(memory_format=layout)
         self.precision, self.layout, self.velocity = precision, layout, velocity
         self.schedule, self.condition, self.channels = schedule or Schedule.linear(), condition, channels
-        self.errors: Errors | None = None
+        self.errors = errors
 
     @property
     def shape(self) -> tuple[int, ...]:
@@ -130,11 +132,20 @@ class NetworkPrior:
 
     def with_label(self, label: int | Tensor | None) -> "NetworkPrior":
         """The same network, conditioned on another class."""
-        other = NetworkPrior(self.network, label, self.precision, self.velocity, self.schedule, self.condition)
-        other.errors = self.errors
-        return other
+        return self._with(label, self.condition)
 
-    def error(self, t: int, size: tuple[int, int]) -> Tensor:
+    def repeated(self, times: int) -> "NetworkPrior":
+        """The same prior for `times` copies of each sample, side by side: its labels and conditions repeated."""
+        label, condition = (
+            value if value is None or value.dim() == 0 or len(value) == 1 else value.repeat_interleave(times, 0)
+            for value in (self.label, self.condition)
+        )
+        return self._with(label, condition)
+
+    def _with(self, label: int | Tensor | None, condition: Tensor | None) -> "NetworkPrior":
+        return NetworkPrior(self.network, label, self.precision, self.velocity, self.schedule, condition, self.errors)
+
+    def error(self, t: int, size: Sequence[int]) -> Tensor:
         """The power spectrum of x0 - x0_hat(x_t) at an image's size: C H W//2+1, or B of them with a label each.
 
         Images' is in the basis of `exact_steps.to_opponent`. Raises: ValueError for a prior without measured errors.

@@ -14,11 +14,11 @@ from pdm.data import gaussian_kernels, motion_kernels, tilt_fields
 from pdm.models import prior_card
 from pdm.paper import departures, scale_space
 from pdm.paths import results_dir
-from pdm.study import deblurring, restarts, runner, turbulence
+from pdm.study import deblurring, few_steps, restarts, runner, turbulence
 from pdm.study.method import Method
 from pdm.study.problem import Cases, measured
 
-MODULES = (deblurring, restarts, turbulence, scale_space, departures)
+MODULES = (deblurring, restarts, few_steps, turbulence, scale_space, departures)
 CHEAP = ("blurred", "wiener", "supervised")  # a second an image at most
 EXACT, CHAOTIC = 0.2, 3.0  # dB: other batches and machines round otherwise; a sampler's steps make much of that
 
