@@ -15,7 +15,7 @@ import torch
 from conftest import tiny
 from PIL import Image
 
-from pdm import constraints, convolutions, data, exact_steps, guidance, metrics, operators
+from pdm import constraints, convolutions, data, exact_steps, few_steps, guidance, metrics, operators
 from pdm.baselines import ilvr, pan, self_deblur, supervised, wiener
 from pdm.models import (
     ConditionalPrior,
@@ -94,6 +94,8 @@ EMPIRICAL = EmpiricalPrior(LINEAR, rand(2, 1, 4, 4), torch.tensor([0.5, 0.5]))
 VELOCITY = Velocity(0.1, 0.5)
 ERRORS = Errors(torch.tensor([300, 1]), rand(2, 2, 1, 8, 5).abs() + 0.1, rand(1, 4, 4), rand(16, 3))
 MEASURED = NetworkPrior(SMALL, errors=ERRORS)
+OF_KERNELS = Errors(ERRORS.times, ERRORS.power, kernel(1, 1, 8, 8)[0], 0.1 * rand(64, 3))
+FEW = NetworkPrior(PRIORS["kernel"].network, schedule=PRIORS["kernel"].schedule, errors=OF_KERNELS)
 with torch.random.fork_rng():
     SEEING = UNet(UNetConfig(32, 4, 4, 1, channel_mult=(1,), attention_resolution=0, num_head_channels=4, patch=4))
 SEEING.input_blocks[0].register_forward_pre_hook(evaluated)
@@ -168,6 +170,7 @@ def states():
     return (State(t, t - 1, {"x": rand(1, 1)}, {}, {}, rand(1)) for t in (3, 2, 1, 0))
 
 
+FAST = few_steps.Plan(levels=(5,), rounds=1, kernel_times=(0, 7), finish=2)
 PAIR = "estimate:tensor truth:tensor"
 KERNELS = {"estimate": lambda: kernel(2, 1, 7, 5), "truth": lambda: kernel(2, 1, 7, 5).flip(-1)}
 MODEL_RANGE = lambda: {"x": rand(2, 1, 7, 5)}  # noqa: E731
@@ -282,6 +285,49 @@ CALLS = {
     ),
     "constraints.to_model_range": call(
         constraints.to_model_range, "kernel:tensor", lambda: {"kernel": kernel(2, 1, 7, 5)}
+    ),
+    # ---- few steps ----
+    "few_steps.times": call(
+        lambda count, first, last: few_steps.times(LINEAR, count, first, last),
+        "count:whole first:number last:number",
+        lambda: {"count": 3, "first": 5.0, "last": 0.1},
+        words=("evaluations", "ratio"),
+    ),
+    "few_steps.time_of": call(lambda ratio: few_steps.time_of(LINEAR, ratio), "ratio:number", lambda: {"ratio": 0.5}),
+    "few_steps.cleared": call(
+        few_steps.cleared, "kernel:tensor haze:number", lambda: {"kernel": kernel(2, 1, 7, 5), "haze": 0.3}
+    ),
+    "few_steps.restore_known": call(
+        lambda measurement, kernel, evaluations, sigma, seeds, start, boundary: (
+            final(
+                few_steps.restore_known(
+                    measurement, kernel, FEW, evaluations, sigma=sigma, seeds=seeds, start=start, boundary=boundary
+                )
+            ).x
+        ),
+        "measurement:tensor kernel:tensor evaluations:whole sigma:number seeds:seeds start:tensor boundary:choice",
+        lambda: {
+            "measurement": rand(2, 1, 8, 8),
+            "kernel": kernel(2, 1, 3, 3),
+            "evaluations": 2,
+            "sigma": 0.1,
+            "seeds": [3, 4],
+            "start": rand(2, 1, 8, 8),
+            "boundary": "reflect",
+        },
+        words=("input", "image"),
+    ),
+    "few_steps.restore_blind": call(
+        lambda measurement, sigma, seeds, boundary: (
+            final(
+                few_steps.restore_blind(
+                    measurement, FEW, FEW, OF_KERNELS, FAST, sigma=sigma, seeds=seeds, boundary=boundary
+                )
+            ).theta
+        ),
+        "measurement:tensor sigma:number seeds:seeds boundary:choice",
+        lambda: {"measurement": rand(2, 1, 8, 8), "sigma": 0.1, "seeds": [3, 4], "boundary": "reflect"},
+        words=("input", "image"),
     ),
     # ---- exact data steps ----
     "convolutions.Convolution": call(
@@ -659,6 +705,10 @@ EXEMPT |= dict.fromkeys(
 )
 EXEMPT |= dict.fromkeys(("convolutions.fitting", "convolutions.pixels"), "the checks themselves")
 EXEMPT |= dict.fromkeys(("sampler.Component", "sampler.final", "guidance.DPS.fits"), "in sampler.sample")
+EXEMPT |= dict.fromkeys(
+    ("few_steps.Plan", "few_steps.Known", "few_steps.refined", "few_steps.choice", "few_steps.ratio_of"),
+    "in few_steps.restore_known and restore_blind",
+)
 EXEMPT |= dict.fromkeys(("schedule.rounded",), "an inner step, which the formulas call")
 EXEMPT |= dict.fromkeys(("guidance.operator_parameters",), "takes a function alone")
 EXEMPT |= dict.fromkeys(
@@ -692,7 +742,12 @@ EXEMPT |= dict.fromkeys(
     "takes tables or records, checked where they are made",
 )
 EXEMPT |= dict.fromkeys(
-    ("models.files.best_precision", "models.files.precision_for", "models.prior.NetworkPrior.with_label"),
+    (
+        "models.files.best_precision",
+        "models.files.precision_for",
+        "models.prior.NetworkPrior.with_label",
+        "models.prior.NetworkPrior.repeated",
+    ),
     "takes a device, a card or a label: tests/test_prior.py",
 )
 EXEMPT |= dict.fromkeys(

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from pdm import checks
 from pdm.constraints import from_model_range, to_model_range
-from pdm.convolutions import BOUNDARIES, Convolution
+from pdm.convolutions import BOUNDARIES, Convolution, fitting
 from pdm.exact_steps import (
     centred,
     from_opponent,
@@ -79,6 +79,7 @@ def times(schedule: Schedule, count: int, first: float = 5.0, last: float = 0.03
     >>> times(Schedule.linear(), 4)
     [565, 240, 47, 5]
     """
+    checks.number("first", first, above=0), checks.number("last", last, above=0)
     gaps = max(1, checks.count("evaluations", count) - 1)
     return [time_of(schedule, first * (last / first) ** (i / gaps)) for i in range(count)]
 
@@ -114,7 +115,8 @@ def restore_known(
     kernel may be off by, as `kernel_noise` takes it. With the boundary "valid" the image is larger than what is seen.
     Raises: ValueError before the first evaluation.
     """
-    checks.tensor("measurement", measurement), checks.kernels("kernel", kernel)
+    checks.kernels("kernel", kernel)
+    measurement, kernel = fitting("measurement B C Y X, kernel B 1 h w", measurement, kernel)
     if not 0 <= checks.number("churn", churn) <= 1:
         raise ValueError(f"churn is {churn}; wanted 0 to 1")
     checks.choice("boundary", boundary, BOUNDARIES)
@@ -127,7 +129,9 @@ def restore_known(
     settings = Known(checks.number("sigma", sigma, above=0), boundary, churn, kernel_error)
     steps = prior.schedule.pairs(times(prior.schedule, evaluations, first))
     x = noise("image", shape).to(measurement)
-    x = x if start is None else prior.schedule.diffuse(start, x, steps[0][0])
+    if start is not None:
+        (start,) = fitting(f"start {len(x)} {' '.join(map(str, shape))}", start)
+        x = prior.schedule.diffuse(start.to(x), x, steps[0][0])
     yield from refined(x, measurement, kernel, prior, steps, partial(noise, "image", shape), settings)
 
 
@@ -188,7 +192,7 @@ def restore_blind(
     blurred this measurement (`ConditionalPrior.given`) or of all; `errors`, of the prior of all kernels; `plan`; the
     others as `restore_known`, but for the boundary "valid". Raises: ValueError before the first evaluation.
     """
-    checks.tensor("measurement", measurement)
+    (measurement,) = fitting("measurement B C H W", measurement)
     sigma, noise = checks.number("sigma", sigma, above=0), NoiseStreams(seeds)
     checks.choice("boundary", boundary, BOUNDARIES[:3])
     if len(noise) != len(measurement):
@@ -259,9 +263,9 @@ def choice(
 
 
 def cleared(kernel: Tensor, haze: float) -> Tensor:
-    """Kernels B 1 h w without what lies below `haze` of their peak, of sum 1."""
-    kernel = kernel.clamp(min=0)
-    kernel = kernel * (kernel >= haze * kernel.amax((-2, -1), keepdim=True))
+    """Kernels B 1 h w without what lies below `haze` of their peak, of sum 1. Raises: ValueError for another shape."""
+    kernel = checks.tensor("kernel", kernel, "B 1 h w").clamp(min=0)
+    kernel = kernel * (kernel >= checks.number("haze", haze, least=0) * kernel.amax((-2, -1), keepdim=True))
     return kernel / kernel.sum((1, 2, 3), keepdim=True).clamp(min=1e-12)
 
 
