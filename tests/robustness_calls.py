@@ -15,8 +15,8 @@ import torch
 from conftest import tiny
 from PIL import Image
 
-from pdm import constraints, convolutions, data, exact_steps, few_steps, guidance, metrics, operators
-from pdm.baselines import ilvr, pan, self_deblur, supervised, wiener
+from pdm import blind_steps, constraints, convolutions, data, exact_steps, few_steps, guidance, metrics, operators
+from pdm.baselines import diffpir, fast_em, gibbs_ddrm, ilvr, pan, self_deblur, supervised, wiener
 from pdm.models import (
     ConditionalPrior,
     EmpiricalPrior,
@@ -170,7 +170,7 @@ def states():
     return (State(t, t - 1, {"x": rand(1, 1)}, {}, {}, rand(1)) for t in (3, 2, 1, 0))
 
 
-FAST = few_steps.Plan(levels=(5,), rounds=1, kernel_times=(0, 7), finish=2)
+FAST = blind_steps.Plan(rounds=1, first=1.0, kernel_times=(0, 7), finish=2)
 PAIR = "estimate:tensor truth:tensor"
 KERNELS = {"estimate": lambda: kernel(2, 1, 7, 5), "truth": lambda: kernel(2, 1, 7, 5).flip(-1)}
 MODEL_RANGE = lambda: {"x": rand(2, 1, 7, 5)}  # noqa: E731
@@ -294,8 +294,8 @@ CALLS = {
         words=("evaluations", "ratio"),
     ),
     "few_steps.time_of": call(lambda ratio: few_steps.time_of(LINEAR, ratio), "ratio:number", lambda: {"ratio": 0.5}),
-    "few_steps.cleared": call(
-        few_steps.cleared, "kernel:tensor haze:number", lambda: {"kernel": kernel(2, 1, 7, 5), "haze": 0.3}
+    "blind_steps.cleared": call(
+        blind_steps.cleared, "kernel:tensor haze:number", lambda: {"kernel": kernel(2, 1, 7, 5), "haze": 0.3}
     ),
     "few_steps.restore_known": call(
         lambda measurement, kernel, evaluations, sigma, seeds, start, boundary: (
@@ -315,12 +315,13 @@ CALLS = {
             "start": rand(2, 1, 8, 8),
             "boundary": "reflect",
         },
+        tolerance=1e-3,
         words=("input", "image"),
     ),
-    "few_steps.restore_blind": call(
+    "blind_steps.restore_blind": call(
         lambda measurement, sigma, seeds, boundary: (
             final(
-                few_steps.restore_blind(
+                blind_steps.restore_blind(
                     measurement, FEW, FEW, OF_KERNELS, FAST, sigma=sigma, seeds=seeds, boundary=boundary
                 )
             ).theta
@@ -506,6 +507,9 @@ CALLS = {
     ),
     "metrics.kernel.kernel_mse": call(metrics.kernel_mse, PAIR, images(**KERNELS)),
     "metrics.kernel.mnc": call(metrics.mnc, PAIR, images(**KERNELS), words=("kernel",)),
+    "metrics.kernel.pedestal": call(
+        metrics.pedestal, "estimate:tensor share:number", lambda: {"estimate": kernel(2, 1, 7, 5), "share": 0.3}
+    ),
     "metrics.tilt.end_point_error": call(
         metrics.end_point_error, PAIR, images(estimate=lambda: rand(2, 2, 8, 6), truth=lambda: rand(2, 2, 8, 6) ** 2)
     ),
@@ -658,6 +662,99 @@ CALLS = {
         "measurement:tensor kernel:tensor balance:number boundary:choice",
         images("measurement", kernel=lambda: kernel(2, 1, 7, 1), balance=0.02, boundary="circular"),
     ),
+    "baselines.diffpir.WhiteErrors.error": call(
+        lambda lam, channels, size: diffpir.WhiteErrors(FEW, lam, channels).error(3, size),
+        "lam:number channels:whole size:seeds",
+        lambda: {"lam": 3.0, "channels": 2, "size": [8, 6]},
+    ),
+    "baselines.diffpir.diffpir": call(
+        lambda measurement, kernel, evaluations, lam, zeta, sigma, seeds: (
+            final(diffpir.diffpir(measurement, kernel, FEW, evaluations, lam, zeta, sigma=sigma, seeds=seeds)).x
+        ),
+        "measurement:tensor kernel:tensor evaluations:whole lam:number zeta:number sigma:number seeds:seeds",
+        lambda: {
+            "measurement": rand(2, 1, 8, 8),
+            "kernel": kernel(2, 1, 3, 3),
+            "evaluations": 2,
+            "lam": 300.0,
+            "zeta": 0.3,
+            "sigma": 0.1,
+            "seeds": [3, 4],
+        },
+        tolerance=0.05,
+        words=("input", "image", "churn"),
+    ),
+    "baselines.fast_em.fast_em": call(
+        lambda measurement, evaluations, sigma, seeds, boundary: (
+            final(
+                fast_em.fast_em(
+                    measurement, FEW, FEW, evaluations, sigma=sigma, seeds=seeds, boundary=boundary, inner=1
+                )
+            ).theta
+        ),
+        "measurement:tensor evaluations:whole sigma:number seeds:seeds boundary:choice",
+        lambda: {
+            "measurement": rand(2, 1, 8, 8),
+            "evaluations": 2,
+            "sigma": 0.1,
+            "seeds": [3, 4],
+            "boundary": "reflect",
+        },
+        words=("input", "image", "steps"),
+    ),
+    "baselines.fast_em.kernel_map": call(
+        lambda **a: fast_em.kernel_map(**a, prior=FEW, inner=1),
+        "x_hat:tensor y:tensor k:tensor sigma:number boundary:choice spread:number level:number iterations:whole",
+        lambda: {
+            "x_hat": rand(2, 1, 12, 10),
+            "y": rand(2, 1, 12, 10),
+            "k": kernel(2, 1, 8, 8),
+            "sigma": 0.1,
+            "boundary": "reflect",
+            "spread": 0.01,
+            "level": 0.1,
+            "iterations": 2,
+        },
+        words=("ratio", "input"),
+    ),
+    "baselines.gibbs_ddrm.gibbs_ddrm": call(
+        lambda measurement, evaluations, repeats, sigma, seeds, boundary: (
+            final(
+                gibbs_ddrm.gibbs_ddrm(
+                    measurement, FEW, (4, 4), evaluations, repeats, sigma=sigma, seeds=seeds, boundary=boundary, std=0.5
+                )
+            ).theta
+        ),
+        "measurement:tensor evaluations:whole repeats:whole sigma:number seeds:seeds boundary:choice",
+        lambda: {
+            "measurement": rand(2, 1, 8, 8),
+            "evaluations": 2,
+            "repeats": 1,
+            "sigma": 0.1,
+            "seeds": [3, 4],
+            "boundary": "reflect",
+        },
+        tolerance=1e-3,
+        words=("input", "image", "steps"),
+    ),
+    "baselines.gibbs_ddrm.passes": call(
+        gibbs_ddrm.passes,
+        "evaluations:whole repeats:whole begins:number",
+        lambda: {"evaluations": 7, "repeats": 2, "begins": 0.5},
+    ),
+    "baselines.gibbs_ddrm.langevin": call(
+        lambda **a: gibbs_ddrm.langevin(**a, draws=[0.0]),
+        "x:tensor y:tensor kernel:tensor sigma:number rate:number weight:number boundary:choice",
+        lambda: {
+            "x": rand(2, 1, 12, 10),
+            "y": rand(2, 1, 12, 10),
+            "kernel": kernel(2, 1, 5, 3),
+            "sigma": 0.1,
+            "rate": 1e-4,
+            "weight": 0.1,
+            "boundary": "zero",
+        },
+    ),
     "baselines.ilvr.low_pass": call(ilvr.low_pass, "x:tensor factor:whole", images("x", factor=2)),
     "baselines.ilvr.ILVR": call(
         lambda measurement, factor, seeds: ilvr.ILVR(measurement, factor, seeds)(
@@ -706,8 +803,21 @@ EXEMPT |= dict.fromkeys(
 EXEMPT |= dict.fromkeys(("convolutions.fitting", "convolutions.pixels"), "the checks themselves")
 EXEMPT |= dict.fromkeys(("sampler.Component", "sampler.final", "guidance.DPS.fits"), "in sampler.sample")
 EXEMPT |= dict.fromkeys(
-    ("few_steps.Plan", "few_steps.Known", "few_steps.refined", "few_steps.choice", "few_steps.ratio_of"),
-    "in few_steps.restore_known and restore_blind",
+    (
+        "blind_steps.Plan",
+        "few_steps.Known",
+        "few_steps.posed",
+        "few_steps.PriorWithErrors",
+        "few_steps.refined",
+        "blind_steps.choice",
+        "few_steps.ratio_of",
+    ),
+    "in few_steps.restore_known and blind_steps.restore_blind",
+)
+EXEMPT |= dict.fromkeys(("baselines.diffpir.WhiteErrors", "few_steps.inflated"), "in the calls that take them")
+EXEMPT |= dict.fromkeys(
+    ("few_steps.PriorWithErrors", "few_steps.PriorWithErrors.error", "few_steps.ratio_of"),
+    "a protocol; a time step of ours",
 )
 EXEMPT |= dict.fromkeys(("schedule.rounded",), "an inner step, which the formulas call")
 EXEMPT |= dict.fromkeys(("guidance.operator_parameters",), "takes a function alone")
@@ -738,6 +848,7 @@ EXEMPT |= dict.fromkeys(
         "study.score.figures",
         "study.statistics.aggregate",
         "study.statistics.difference",
+        "study.statistics.picture",
     ),
     "takes tables or records, checked where they are made",
 )

@@ -9,7 +9,7 @@ stands.
 from pdm.metrics.checks import Unmeasurable
 from pdm.metrics.distances import features, frechet_distance, inception_features, kernel_distance
 from pdm.metrics.image import psnr, psnr_registered, ssim
-from pdm.metrics.kernel import kernel_mse, mnc
+from pdm.metrics.kernel import kernel_mse, mnc, pedestal
 from pdm.metrics.perceptual import lpips, vgg16_features
 from pdm.metrics.samples import kernel_statistics, nearest, tilt_statistics, two_sample_test
 from pdm.metrics.tilt import end_point_error
@@ -26,6 +26,7 @@ __all__ = [
     "lpips",
     "mnc",
     "nearest",
+    "pedestal",
     "psnr",
     "psnr_registered",
     "ssim",

@@ -20,12 +20,13 @@ from pdm.study.score import figures
 from pdm.study.statistics import DISTANCES
 
 COMPONENTS = ("image", "kernel", "tilt")
+COUNTS = ("forward", "backward", "kernel_forward")
 
 
 def restore(method: Method, cases: Cases) -> dict:
     """One batch by one method: `rows`, a dict an image, and the estimates `image`, `kernel` and `tilt`.
 
-    A row has the image's name and seed, `score.figures`, `forward` and `backward` of the estimate, the seconds that it
+    A row has the image's name and seed, `score.figures`, the estimate's `COUNTS`, the seconds that it
     took, and the commit and machine. A method that raises because something is not finite is tried on each image by
     itself; an image on which it still does is a row without figures that counts as diverged.
     """
@@ -33,7 +34,7 @@ def restore(method: Method, cases: Cases) -> dict:
     begin = time.perf_counter()
     estimate = _attempt(method, cases, device).map(lambda value: value.to("cpu"))
     seconds = (time.perf_counter() - begin) / len(cases)
-    cost = {"forward": estimate.forward, "backward": estimate.backward, "seconds": seconds}
+    cost = {name: getattr(estimate, name) for name in COUNTS} | {"seconds": seconds}
     named = [{"image": name, "seed": s} for name, s in zip(cases.names, cases.measurement.seeds, strict=True)]
     rows = [a | b | cost | provenance.here() for a, b in zip(named, figures(estimate, cases), strict=True)]
     return {"rows": rows} | {name: estimate.values.get(name) for name in COMPONENTS}
@@ -49,8 +50,8 @@ def _attempt(method: Method, cases: Cases, device: torch.device | str) -> Estima
     parts = [_attempt(method, cases[i : i + 1], device) for i in range(len(cases))]
     shared = set.intersection(*(set(part.values) for part in parts))
     values = {name: torch.cat([part.values[name] for part in parts]) for name in shared}
-    forward, backward = (max(getattr(part, count) for part in parts) for count in ("forward", "backward"))
-    return Estimate(values, forward, backward, parts[0].boundary)
+    most = max(parts, key=lambda part: part.forward)
+    return Estimate(values, most.forward, most.backward, parts[0].boundary, most.kernel_forward)
 
 
 def run(methods: Sequence[Method], cases: Cases, scale: str, executor: Executor | None = None) -> dict[str, dict]:

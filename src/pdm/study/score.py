@@ -10,10 +10,11 @@ from pdm.study.problem import Cases, Estimate, explained
 
 DIVERGED = 3.0  # a residual above this many times the norm of the noise
 METRICS = ("psnr", "ssim", "lpips", "kernel_mse", "mnc", "tilt_epe")
+FURTHER = ("psnr_registered", "pedestal", "residual_ratio")  # no columns of the tables of all methods
 
 
 def figures(estimate: Estimate, cases: Cases) -> list[dict[str, float | bool | None]]:
-    """A dict an image of `METRICS`, `residual_ratio` and `diverged`; None where the image has no such figure.
+    """A dict an image of `METRICS`, `FURTHER` and `diverged`; None where the image has no such figure.
 
     A metric that an image is too small for, or that has nothing to compare, is None. `diverged` says whether the
     residual |y - k * x| ends above 3 times the norm of the noise, or an estimate is not finite, or a kernel nowhere
@@ -23,16 +24,17 @@ def figures(estimate: Estimate, cases: Cases) -> list[dict[str, float | bool | N
 
 
 def _row(estimate: Estimate, case: Cases) -> dict[str, float | bool | None]:
-    row: dict[str, float | bool | None] = dict.fromkeys((*METRICS, "residual_ratio"))
+    row: dict[str, float | bool | None] = dict.fromkeys((*METRICS, *FURTHER))
     kernel, tilt = estimate.kernel, estimate.tilt
     if not all(v.isfinite().all() for v in estimate.values.values()) or not (kernel is None or kernel.max() > 0):
         return row | {"diverged": True}
     truth, image = case.truth, estimate.image.clamp(-1, 1)
-    row |= {name: _had(getattr(metrics, name), image, truth.image) for name in METRICS[:3]}
+    row |= {name: _had(getattr(metrics, name), image, truth.image) for name in (*METRICS[:3], "psnr_registered")}
     if kernel is not None:
         one_canvas = kernel.shape == truth.kernel.shape
         row["kernel_mse"] = _had(metrics.kernel_mse, kernel, truth.kernel) if one_canvas else None
         row["mnc"] = _had(metrics.mnc, kernel, truth.kernel)
+        row["pedestal"] = metrics.pedestal(kernel).item()
     if tilt is not None and truth.tilt is not None:
         row["tilt_epe"] = _had(metrics.end_point_error, tilt, truth.tilt)
     seen = case.measurement

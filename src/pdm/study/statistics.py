@@ -27,7 +27,7 @@ def aggregate(records: Mapping[str, dict], seed: int = 0) -> pd.DataFrame:
     for name, record in records.items():
         table, row = pd.DataFrame(record["rows"]), {"method": name, "n": len(record["rows"])}
         table = table.astype(dict.fromkeys((*METRICS, "seconds"), float))  # None is NaN there
-        groups = [_picture(image) for image in table.image]
+        groups = [picture(image) for image in table.image]
         for metric in METRICS:
             row[metric] = table[metric].mean()
             if metric in ("psnr", "lpips"):
@@ -72,10 +72,10 @@ def difference(one: dict, other: dict, metric: str, seed: int = 0) -> tuple[floa
     if list(tables[0].index) != list(tables[1].index):
         raise ValueError(f"{len(tables[0])} and {len(tables[1])} images; wanted the same ones")
     apart = tables[0] - tables[1]
-    low, high = bootstrap(apart.to_numpy(), seed, groups=[_picture(image) for image in apart.index])
+    low, high = bootstrap(apart.to_numpy(), seed, groups=[picture(image) for image in apart.index])
     return float(apart.mean()), low, high
 
 
-def _picture(name: str) -> str:
+def picture(name: str) -> str:
     """The photograph that an image is of: crops are called PICTURE_TOP_LEFT_SIDE."""
     return re.sub(r"(_\d+){3}$", "", name)
