@@ -738,7 +738,7 @@ CALLS = {
         words=("input", "image", "steps"),
     ),
     "baselines.gibbs_ddrm.passes": call(
-        gibbs_ddrm.passes,
+        lambda evaluations, repeats, begins: gibbs_ddrm.passes(LINEAR, evaluations, repeats, begins),
         "evaluations:whole repeats:whole begins:number",
         lambda: {"evaluations": 7, "repeats": 2, "begins": 0.5},
     ),
@@ -814,7 +814,10 @@ EXEMPT |= dict.fromkeys(
     ),
     "in few_steps.restore_known and blind_steps.restore_blind",
 )
-EXEMPT |= dict.fromkeys(("baselines.diffpir.WhiteErrors", "few_steps.inflated"), "in the calls that take them")
+EXEMPT |= dict.fromkeys(
+    ("baselines.diffpir.WhiteErrors", "few_steps.inflated", "few_steps.finite", "baselines.gibbs_ddrm.updates"),
+    "in the calls that take them",
+)
 EXEMPT |= dict.fromkeys(
     ("few_steps.PriorWithErrors", "few_steps.PriorWithErrors.error", "few_steps.ratio_of"),
     "a protocol; a time step of ours",

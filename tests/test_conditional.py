@@ -113,6 +113,15 @@ def test_channels_that_do_not_fit_are_refused():
         NetworkPrior(tiny(), condition=torch.zeros(1, 2, 32, 32))
 
 
+@pytest.mark.parametrize(
+    "condition, message",
+    [(torch.full((2, 3, 32, 32), torch.nan), "condition holds"), (torch.zeros(3, 32, 32), "condition is")],
+)
+def test_a_condition_that_is_none_is_refused(condition, message):
+    with pytest.raises(ValueError, match=message):
+        NetworkPrior(tiny(), None, condition=condition)
+
+
 def test_a_card_tells_that_a_prior_is_conditional(tmp_path):
     save_prior("k", tiny(), CARD, tmp_path)
     assert isinstance(load_prior("k", folder=tmp_path), ConditionalPrior)

@@ -1,6 +1,7 @@
 """Restoration in tens of evaluations: against known posteriors, and on the committed priors."""
 
 from functools import cache
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -18,7 +19,7 @@ from pdm.sampler import NoiseStreams
 from pdm.schedule import Schedule
 from pdm.study import runner
 from pdm.study.deblurring import blind_dps
-from pdm.study.few_steps import blind_few, known_few
+from pdm.study.few_steps import blind_few, blind_few_guided, blind_few_marginal, known_few
 from pdm.study.method import Method
 from pdm.study.problem import measured
 
@@ -144,6 +145,29 @@ def test_chains_are_judged_and_one_is_kept():
     assert not torch.equal(chains[:, 0], chains[:, 1])
 
 
+def test_a_plan_s_evaluations_are_those_that_are_made():
+    image, kernel = committed()
+    counts, handles = ([], []), []
+    for prior, count in zip((image, kernel), counts, strict=True):
+        hook = lambda _, inputs, count=count: count.append(len(inputs[0]))  # noqa: E731
+        handles.append(prior.network.register_forward_pre_hook(hook))
+    _, _, y = photographs(2)
+    plan = Plan(rounds=3, chains=2, polish=2, judged_at=(60, 25), finish=4)
+    list(restore_blind(y, image, kernel, kernel.errors, plan, sigma=SIGMA, seeds=[5, 6]))
+    for handle in handles:
+        handle.remove()
+    assert tuple(sum(count) / 2 for count in counts) == plan.evaluations == (3 * 2 + 2 * (2 + 2) + 4, 6)
+
+
+def test_the_kernel_s_error_can_be_left_out_of_account():
+    image, kernel = committed()
+    _, _, y = photographs(2)
+    plans = Plan(rounds=1, finish=2), Plan(rounds=1, finish=2, remaining=5.0), Plan(rounds=1, finish=2, uncertain=False)
+    runs = (restore_blind(y, image, kernel, kernel.errors, plan, sigma=SIGMA, seeds=[5, 6]) for plan in plans)
+    usual, much, none = (final(run).theta["image"] for run in runs)
+    assert (usual - much).abs().mean() > 0.001 and (usual - none).abs().mean() > 0.001
+
+
 def test_the_choice_is_the_chain_with_the_true_kernel():
     """Of a Gaussian field whose kernel is one of three, each with the image that it implies."""
     x, prior = fields(6), Field(spectrum())
@@ -182,6 +206,10 @@ def test_times_fall_by_one_factor():
         ({"measurement": torch.full((2, 1, 32, 32), torch.nan)}, "NaN"),
         ({"churn": 1.5}, "churn is 1.5"),
         ({"inflation": (2.0, -0.1)}, "inflation is"),
+        ({"inflation": (1.0, float("inf"))}, "inflation is"),
+        ({"inflation": 2.0}, "inflation is"),
+        ({"kernel_error": torch.ones(1, 9, 9)}, "kernel_error"),
+        ({"kernel_error": torch.ones(1, 32, 17), "boundary": "valid"}, "kernel_error"),
         ({"boundary": "mirror"}, "boundary is 'mirror'"),
     ],
 )
@@ -202,7 +230,8 @@ def test_bad_input_of_an_unknown_kernel():
     flat = Errors(torch.tensor([900, 1]), torch.ones(1, 2, 1, 8, 5))
     with pytest.raises(ValueError, match="no mean and root"):
         next(restore_blind(**given | {"errors": flat}, sigma=SIGMA, seeds=[0, 1]))
-    for wrong in ({"judged_at": ()}, {"judged_at": (1000,)}, {"rounds": 0}, {"clock": 0.0}, {"kernel_times": (9, 2)}):
+    wrongs = [{"judged_at": ()}, {"judged_at": (1000,)}, {"rounds": 0}, {"clock": 0.0}, {"kernel_times": (9, 2)}]
+    for wrong in [*wrongs, {"first": 0.05}, {"remaining": 0.0}]:
         with pytest.raises(ValueError, match=next(iter(wrong))):
             Plan(**wrong)
     assert prior.calls == 0
@@ -240,14 +269,30 @@ def test_rows_of_tables_are_told_the_kernel_or_not():
     images, kernels, _ = photographs()
     cases = measured(images[:2], kernels[:2], seeds=[0, 1])
     known = runner.restore(Method("known", known_few, {"evaluations": 6}, "photos"), cases)
-    assert [row["forward"] for row in known["rows"]] == [6, 6] and known["kernel"] is None
+    assert [(row["forward"], row["kernel_forward"]) for row in known["rows"]] == [(6, 0)] * 2
+    assert known["kernel"] is None
     blind = runner.restore(Method("blind", blind_few, {"rounds": 1, "finish": 3}, "photos"), cases)
-    assert [row["forward"] for row in blind["rows"]] == [4, 4] and blind["kernel"].shape == (2, 1, 32, 32)
+    assert [(row["forward"], row["kernel_forward"]) for row in blind["rows"]] == [(4, 1)] * 2
+    assert blind["kernel"].shape == (2, 1, 32, 32)
     assert all(a["psnr"] > b["psnr"] for a, b in zip(known["rows"], blind["rows"], strict=True))
     with pytest.raises(ValueError, match="takes no steps"):
         Method("blind", blind_few, {"steps": 100})
     with pytest.raises(ValueError, match="rounds is 0"):
         Method("blind", blind_few, {"rounds": 0})
+
+
+@pytest.mark.parametrize("refine", [blind_few_guided, blind_few_marginal])
+def test_what_follows_a_plan_goes_on_from_its_estimate(refine):
+    images, kernels, _ = photographs()
+    cases, plan = measured(images[:2], kernels[:2], seeds=[0, 1]), {"rounds": 3, "finish": 3}
+    image, kernel = committed()
+    priors = {"image": image, "kernel": kernel, "kernel_given_y": SimpleNamespace(given=lambda y: kernel)}
+    with torch.no_grad():
+        first = blind_few(cases.given(), priors, **plan)
+        after = refine(cases.given(), priors, steps=30, **plan)
+    assert after.image.isfinite().all() and (after.kernel.sum((1, 2, 3)) - 1).abs().max() < 1e-4
+    assert not torch.allclose(after.kernel, first.kernel) and after.forward > first.forward
+    assert mnc(after.kernel, first.kernel).min() > 0.5
 
 
 def test_error_spectra_are_part_of_the_key_where_a_method_depends_on_them():

@@ -12,7 +12,8 @@ WORTH = race.Shares(backward=2.0, kernel=0.25)
 def row(name, psnr, **more):
     figures = {"psnr": psnr, "ssim": 0.5, "lpips": 0.1, "mnc": None, "kernel_mse": None, "tilt_epe": None}
     place = {"image": name, "seed": int(name), "commit": "c", "machine": "m", "diverged": None}
-    return place | figures | {"forward": 10, "backward": 0, "kernel_forward": None, "seconds": 2.0} | more
+    counts = {"forward": 10, "backward": 0, "kernel_forward": None, "kernel_backward": 0}
+    return place | figures | counts | {"seconds": 2.0} | more
 
 
 def record(offset, count=4, **more):
@@ -21,9 +22,11 @@ def record(offset, count=4, **more):
 
 
 def test_costs_are_counted_in_passes_of_the_image_prior():
-    assert WORTH.cost({"forward": 12, "backward": 0, "kernel_forward": 0}, paired=False) == 12
-    assert WORTH.cost({"forward": 33, "backward": 0, "kernel_forward": 20}, paired=True) == 38
-    assert WORTH.cost({"forward": 100, "backward": 100, "kernel_forward": 1000}, paired=True) == 100 + 200 + 250
+    plain = {"backward": 0, "kernel_forward": 0, "kernel_backward": 0}
+    assert WORTH.cost(plain | {"forward": 12}, paired=False) == 12
+    assert WORTH.cost(plain | {"forward": 33, "kernel_forward": 20}, paired=True) == 38
+    both = {"forward": 100, "backward": 60, "kernel_forward": 1000, "kernel_backward": 60}
+    assert WORTH.cost(both, paired=True) == 100 + 120 + 250 + 30
     old = {"forward": 1000, "backward": 1000}  # a record from before kernels were counted: Algorithm 1, then DPS
     assert WORTH.cost(old, paired=True) == 3750 and WORTH.cost(old, paired=False) == 3000
     for wrong in ({"backward": 0.0, "kernel": 1.0}, {"backward": 1.0, "kernel": -1.0}):
@@ -50,7 +53,7 @@ def test_a_summary_has_intervals_costs_and_the_speed_of_one_run():
     table = race.summary(records, methods, WORTH, again, records).set_index("method")
     assert table.cost.to_dict() == {"dps_known_kernel": 3000, "blind_dps": 3750, "known_12": 10, "fast": 15}
     assert table.speedup.to_dict() == {"dps_known_kernel": 1, "blind_dps": 1, "known_12": 30, "fast": 30}
-    assert table.pedestal["blind_dps"] == 0.3 and table.n_pedestal["blind_dps"] == 2 and table.n["blind_dps"] == 4
+    assert table.pedestal["blind_dps"] == 0.3 and table.n_registered["blind_dps"] == 2 and table.n["blind_dps"] == 4
     assert table.mnc_lo["fast"] == table.mnc_hi["fast"] == pytest.approx(0.9)
     assert table.psnr_lo["fast"] < table.psnr["fast"] == 23.5 < table.psnr_hi["fast"]
     assert set(race.COLUMNS) - set(table) == {"dataset", "degradation", "method"}

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from pdm import checks
 from pdm.constraints import from_model_range, to_model_range
-from pdm.convolutions import Convolution
+from pdm.convolutions import Convolution, KernelConvolution
 from pdm.exact_steps import (
     centred,
     from_opponent,
@@ -21,7 +21,7 @@ from pdm.exact_steps import (
     surprise,
     to_opponent,
 )
-from pdm.few_steps import Known, PriorWithErrors, posed, ratio_of, refined, time_of, times
+from pdm.few_steps import Known, PriorWithErrors, finite, posed, ratio_of, refined, time_of, times
 from pdm.models import Errors, NetworkPrior
 from pdm.sampler import NoiseStreams, State
 
@@ -34,8 +34,9 @@ class Plan:
     `last`. The kernel's is `clock` times the image's, within `kernel_times`. What lies below `haze` of a kernel's peak
     is cleared, because an estimate's haze costs the image contrast. The kernel is the mean of the last `averaged`. Of
     `chains` from different noise the least surprising one is kept, after `polish` steps each with its own kernel, as a
-    wrong kernel shows only in what it makes of the image. `finish` steps with the chosen kernel end it, with a share
-    `churn` of fresh noise: 1 gives the highest PSNR, less of it crisper images.
+    wrong kernel shows only in what it makes of the image; it is judged at the time steps `judged_at`. `finish` steps
+    with the chosen kernel end it, with a share `churn` of fresh noise. In them the kernel's error is `remaining` times
+    that of its prior's estimate at the least noise.
 
     The last three are for ablations: `carried`, whether a round goes on from the image of the one before, or begins at
     the measurement; `uncertain`, whether the image step counts the kernel's error as noise; `centre`, whether kernels
@@ -50,6 +51,7 @@ class Plan:
     kernel_times: tuple[int, int] = (20, 400)
     haze: float = 0.03
     averaged: int = 6
+    remaining: float = 0.2
     polish: int = 5
     judged_at: tuple[int, ...] = (60, 25)
     finish: int = 12
@@ -61,9 +63,11 @@ class Plan:
     def __post_init__(self) -> None:
         for name in ("rounds", "chains", "averaged", "polish", "finish"):
             checks.count(name, getattr(self, name))
-        for name in ("first", "last", "clock"):
+        for name in ("first", "last", "clock", "remaining"):
             checks.number(name, getattr(self, name), above=0)
         checks.number("haze", self.haze, least=0)
+        if self.first < self.last:
+            raise ValueError(f"first is {self.first:g} and last {self.last:g}; wanted noise that falls")
         if not 0 <= checks.number("churn", self.churn) <= 1:
             raise ValueError(f"churn is {self.churn}; wanted 0 to 1")
         for name in ("kernel_times", "judged_at"):
@@ -102,8 +106,9 @@ def restore_blind(
     others as `restore_known`, but for the boundary "valid". Raises: ValueError before the first evaluation.
     """
     measurement, noise = posed(measurement, sigma, seeds, boundary)
-    if errors.mean is None or errors.root is None:
+    if errors is None or errors.mean is None or errors.root is None:
         raise ValueError("the errors have no mean and root of kernels; wanted those of the kernel prior")
+    KernelConvolution(measurement, kernel.shape[-2:], boundary)  # refuses an image that is too small for the kernel
     m, size, canvas = plan.chains, measurement.shape[-2:], kernel.shape
     repeated = measurement.repeat_interleave(m, 0)
     y, chains = to_opponent(repeated), [f" of chain {c}" if c else "" for c in range(m)]
@@ -126,14 +131,15 @@ def restore_blind(
         k = centred(k) if plan.centre else cleared(k, 0)
         k_t = kernel.schedule.diffuse(to_model_range(k), drawn("kernel", canvas), t_k)
         k = cleared(from_model_range(kernel_m(k_t, t_k).x0.clamp(-1, 1)), plan.haze)
+        finite("kernel", k, t)
         kernels.append(k)
         extra = kernel_noise(estimate, error, k_error) if plan.uncertain else 0.0
         x = from_opponent(image_step(estimate, y, k, error, sigma**2 + extra, boundary))
         residual = (repeated - Convolution(k, size, boundary)(x)).flatten(1).norm(dim=1)
         yield State(t, t, {"image": x, "kernel": k}, {"image": x_hat}, {"image": x, "kernel": k}, residual)
     k = cleared(torch.stack(tuple(kernels)).mean(0), plan.haze)
-    # the kernel is better than its prior's error says; of a fiftieth to six tenths, on training images a fifth did best
-    known = Known(sigma, boundary, 1.0, 0.2 * resized(errors.at(plan.kernel_times[0], canvas[1:]).to(y), size))
+    kernel_error = plan.remaining * resized(errors.at(plan.kernel_times[0], canvas[1:]).to(y), size)
+    known = Known(sigma, boundary, 1.0, kernel_error if plan.uncertain else None)
     if m > 1:
         steps = image.schedule.pairs(times(image.schedule, plan.polish, 1.0))
         polish = partial(drawn, "polish", y.shape[1:])

@@ -103,12 +103,17 @@ def restore_known(
     measurement, noise = posed(measurement, sigma, seeds, boundary, BOUNDARIES)
     if not 0 <= checks.number("churn", churn) <= 1:
         raise ValueError(f"churn is {churn}; wanted 0 to 1")
-    if len(inflation) != 2 or not (checks.number("inflation", inflation[0], above=0) and inflation[1] >= 0):
-        raise ValueError(f"inflation is {inflation}; wanted one number above 0, one not below")
+    if not isinstance(inflation, Sequence) or len(inflation) != 2:
+        raise ValueError(f"inflation is {inflation!r}; wanted two numbers")
+    checks.number("inflation", inflation[0], above=0), checks.number("inflation", inflation[1], least=0)
     if len(kernel) != len(measurement):
         raise ValueError(f"{len(kernel)} kernels for {len(measurement)} measurements; wanted one each")
     more = [n - 1 if boundary == "valid" else 0 for n in kernel.shape[-2:]]
     shape = (measurement.shape[1], *[n + m for n, m in zip(measurement.shape[-2:], more, strict=True)])
+    if kernel_error is not None:
+        if boundary == "valid":
+            raise ValueError("kernel_error is given with the boundary 'valid'; wanted another boundary, or None")
+        (kernel_error,) = fitting(f"kernel_error 1 {shape[1]} {shape[2] // 2 + 1}", kernel_error)
     settings = Known(sigma, boundary, churn, kernel_error, inflation)
     listed = isinstance(evaluations, Sequence) and not isinstance(evaluations, str)
     steps = prior.schedule.pairs(evaluations if listed else times(prior.schedule, evaluations, first))  # type: ignore[arg-type]
@@ -117,6 +122,12 @@ def restore_known(
         (start,) = fitting(f"start {len(x)} {' '.join(map(str, shape))}", start)
         x = prior.schedule.diffuse(start.to(x), x, steps[0][0])
     yield from refined(x, measurement, kernel, prior, steps, partial(noise, "image", shape), settings)
+
+
+def finite(name: str, value: Tensor, t: int) -> None:
+    """Raise FloatingPointError, which a table counts as diverged, for values that are NaN or infinite."""
+    if not value.isfinite().all():
+        raise FloatingPointError(f"the {name} is not finite at t = {t}")
 
 
 class Known(NamedTuple):
@@ -158,6 +169,7 @@ def refined(
         estimate = to_opponent(x_hat)
         extra = 0.0 if known.kernel_error is None else kernel_noise(estimate, error, known.kernel_error)
         x0 = from_opponent(image_step(estimate, y, kernel, error, known.sigma**2 + extra, known.boundary))
+        finite("image", x0, t)
         residual = (measurement - blur(x0)).flatten(1).norm(dim=1)
         if s >= 0:
             old, fresh = schedule.noise_from(x, x0, t), noise().to(y)

@@ -14,7 +14,7 @@ from pdm import checks
 from pdm.constraints import from_model_range, to_model_range
 from pdm.convolutions import Convolution, KernelConvolution, fitting
 from pdm.exact_steps import centred, conjugate_gradients, image_step
-from pdm.few_steps import posed, ratio_of, time_of
+from pdm.few_steps import finite, posed, ratio_of, time_of
 from pdm.models import NetworkPrior
 from pdm.sampler import State
 from pdm.schedule import ancestral_step, rounded
@@ -38,7 +38,8 @@ def fast_em(
 
     At each time step the image is denoised, the kernel is `kernel_map`, begun as a Dirac, and the image goes down by an
     ancestral step and PiGDM's gradient, which takes the estimate's error for white, of variance v / (1 + v) with v the
-    square of noise over signal.
+    square of noise over signal. In the authors' release v is the variance of the ancestral step, the gradient has one
+    more factor of (1 + v)^(-1/2), and least squares are circular, by one FFT.
     Args: `measurement` B C H W; `image` and `kernel` priors; `sigma` the noise's standard deviation; `seeds`, one a
     sample; the boundary is "reflect", "zero" or "circular"; the rest as `kernel_map`.
     Raises: ValueError before the first evaluation.
@@ -48,6 +49,7 @@ def fast_em(
     told = {"sigma": sigma, "boundary": boundary, "spread": spread, "level": level}
     told |= {"inner": checks.count("inner", inner), "iterations": checks.count("iterations", iterations)}
     checks.number("spread", spread, above=0), checks.number("level", level, above=0)
+    KernelConvolution(measurement, kernel.shape[-2:], boundary)  # refuses an image that is too small for the kernel
     shape, (height, width) = tuple(measurement.shape[1:]), measurement.shape[-2:]
     white = measurement.new_ones(shape[0], height, width // 2 + 1)
     k = measurement.new_zeros(len(measurement), *kernel.shape)
@@ -64,10 +66,12 @@ def fast_em(
                 change = image_step(estimate, measurement, k, v / (1 + v) * white, sigma**2, boundary) - estimate
             (gradient,) = torch.autograd.grad(x_hat, x, change)
         x, x_hat = x.detach(), estimate
+        finite("kernel", k, t)
         root = rounded(schedule.alpha_bar_at(t, x).sqrt(), x)
         x = step(schedule, x, x_hat, t, s, noise("image", shape).to(x), None) + root * gradient
         residual = (measurement - Convolution(k, (height, width), boundary)(x_hat)).flatten(1).norm(dim=1)
-        yield State(t, s, {"image": x, "kernel": k}, {"image": x_hat}, {"image": x_hat, "kernel": k}, residual)
+        shown = x_hat if s >= 0 else x
+        yield State(t, s, {"image": x, "kernel": k}, {"image": x_hat}, {"image": shown, "kernel": k}, residual)
 
 
 def kernel_map(

@@ -83,7 +83,8 @@ class NetworkPrior:
     `schedule` is the process that the network was trained on, by default the linear one of 1,000 steps.
     `condition`, B c *S or one for all samples, is what the network sees beside x_t in channels of its own. `errors` are
     those of its estimates, where they were measured.
-    Raises: ValueError for a label that the network does not know, or other numbers of channels.
+    Raises: ValueError for a label that the network does not know, a condition of another shape or that is not finite,
+    or other numbers of channels.
     """
 
     def __init__(
@@ -97,6 +98,8 @@ class NetworkPrior:
         errors: Errors | None = None,
     ) -> None:
         config = network.config
+        if condition is not None:
+            checks.tensor("condition", condition, "B C H W" if config.dims == 2 else "B C L")
         channels = config.in_channels - (0 if condition is None else condition.shape[1])
         if channels < 1 or config.out_channels not in (channels, 2 * channels):
             wanted = f"{channels} or {2 * channels}"

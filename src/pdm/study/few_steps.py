@@ -29,7 +29,7 @@ PLANS = {
 RIVALS = {
     "diffpir_known": {},
     "fast_em": {"level": 0.2},
-    "gibbs_ddrm": {"rate": 3e-11, "weight": 3000.0, "begins": 0.3, "std": 1.0},
+    "gibbs_ddrm": {},
 }
 
 
@@ -53,7 +53,12 @@ def diffpir_known(
 
 @method("constant_kernel", priors=("image", "kernel"), errors=("image", "kernel"))
 def constant_kernel(measurement: Measurement, priors: Priors, evaluations: int = 12) -> Estimate:
-    """The image by the mean of all kernels that the prior knows, whatever was measured: the floor of MNC."""
+    """The image by the mean of all kernels that the prior knows, whatever was measured: the floor of MNC.
+
+    Raises: ValueError for a kernel prior without measured errors.
+    """
+    if priors["kernel"].errors is None:
+        raise ValueError("the kernel prior has no errors; wanted those that `python -m pdm.train spectra` measured")
     mean = priors["kernel"].errors.mean.to(measurement.y).expand(len(measurement), 1, -1, -1)
     states = restore_known(measurement.y, mean, priors["image"], evaluations, **_given(measurement))
     return Estimate(final(states).theta, evaluations, kernel_forward=0)
@@ -79,12 +84,15 @@ def blind_few_guided(
     first, noise = blind_few_given_y(measurement, priors, **settings), NoiseStreams(measurement.seeds)
     run = blind_process(measurement, priors, round(1000 * steps / (back_to + 1)), Settings())
     found = {"image": first.image.clamp(-1, 1), "kernel": to_model_range(first.kernel)}
-    start = {n: priors[n].schedule.diffuse(v, noise(n, v.shape[1:]).to(v), back_to) for n, v in found.items()}
+    start = {
+        n: priors[n].schedule.diffuse(v, noise(f"guided {n}", tuple(v.shape[1:])).to(v), back_to)
+        for n, v in found.items()
+    }
     again = run._replace(components={n: replace(c, start=start[n]) for n, c in run.components.items()})
     times = torch.linspace(back_to, 0, steps, dtype=torch.float64).round().int().tolist()
     last = final(again.states(measurement, times))
-    kernel_forward = first.kernel_forward + 3 * steps  # a gradient through it counts for two more
-    return Estimate(last.theta, first.forward + steps, steps, kernel_forward=kernel_forward)
+    kernel_forward = first.kernel_forward + steps
+    return Estimate(last.theta, first.forward + steps, steps, kernel_forward=kernel_forward, kernel_backward=steps)
 
 
 @method("blind_few_marginal", priors=("image", "kernel", "kernel_given_y"), settings=Plan, errors=("image", "kernel"))
@@ -100,19 +108,23 @@ def blind_few_marginal(
     image, given = priors["image"], _given(measurement)
     x = first.image.clamp(-1, 1)
     with torch.no_grad():
-        x_hat = image(image.schedule.diffuse(x, noise("image", x.shape[1:]).to(x), t), t).x0.clamp(-1, 1)
+        x_hat = image(image.schedule.diffuse(x, noise("marginal", tuple(x.shape[1:])).to(x), t), t).x0.clamp(-1, 1)
     fixed = to_opponent(x_hat), to_opponent(measurement.y)
     error = image.error(t, x.shape[-2:]).to(x)
-    log = (first.kernel + 1e-4).log().requires_grad_()
-    adam = torch.optim.Adam([log], rate)
-    for _ in range(steps):
-        kernel = log.flatten(1).softmax(1).view_as(log)
-        adam.zero_grad()
-        surprise(*fixed, kernel, error, measurement.sigma, measurement.boundary).sum().backward()
-        adam.step()
-    kernel = cleared(log.detach().flatten(1).softmax(1).view_as(log), Plan(**settings).haze)
-    states = restore_known(measurement.y, kernel, image, 12, churn=Plan(**settings).churn, first=1.0, start=x, **given)
-    return Estimate(final(states).theta, first.forward + 13, kernel_forward=first.kernel_forward)
+    with torch.enable_grad():
+        log = (first.kernel + 1e-4).log().requires_grad_()
+        adam = torch.optim.Adam([log], rate)
+        for _ in range(steps):
+            adam.zero_grad()
+            kernel = log.flatten(1).softmax(1).view_as(log)
+            surprise(*fixed, kernel, error, measurement.sigma, measurement.boundary).sum().backward()
+            adam.step()
+    plan = Plan(**settings)
+    kernel = cleared(log.detach().flatten(1).softmax(1).view_as(log), plan.haze)
+    last = {"churn": plan.churn, "first": 1.0, "start": x}
+    states = restore_known(measurement.y, kernel, image, plan.finish, **last, **given)
+    forward = first.forward + 1 + plan.finish
+    return Estimate(final(states).theta, forward, kernel_forward=first.kernel_forward)
 
 
 @method("fast_em", priors=("image", "kernel"))
@@ -136,17 +148,19 @@ def gibbs_ddrm_blind(
     priors: Priors,
     evaluations: int = 100,
     repeats: int = 3,
-    begins: float = 0.7,
+    begins: float = 0.3,
     iterations: int = 50,
-    rate: float = 1.6e-9,
-    weight: float = 1000.0,
-    std: float = 3.0,
+    rate: float = 7.5e-12,
+    weight: float = 1.2e4,
+    std: float = 1.0,
 ) -> Estimate:
     """GibbsDDRM's kernel update."""
     told = {"iterations": iterations, "rate": rate, "weight": weight, "std": std}
     first = measurement.y, priors["image"], measurement.canvas, evaluations, repeats, begins
     states = gibbs.gibbs_ddrm(*first, **told, **_given(measurement))
-    return Estimate(final(states).theta, gibbs.passes(evaluations, repeats, begins), kernel_forward=0)
+    return Estimate(
+        final(states).theta, gibbs.passes(priors["image"].schedule, evaluations, repeats, begins), kernel_forward=0
+    )
 
 
 def _blind(measurement: Measurement, priors: Priors, kernel: NetworkPrior, plan: Plan) -> Estimate:

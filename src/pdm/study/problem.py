@@ -130,7 +130,8 @@ class Estimate:
     """What a method makes of a batch: `values` by component, "image" B C H W, "kernel" B 1 h w, "tilt" B 2K H W.
 
     `forward` and `backward` count what it took: evaluations of each network for a sample, and gradients through them.
-    Where the kernel's network is evaluated another number of times, `forward` is the image's and `kernel_forward` that.
+    Where the kernel's network is evaluated another number of times, they are the image's, and `kernel_forward` and
+    `kernel_backward` the kernel's.
     `boundary` is what the method took to lie beyond the frame, where that is not the measurement's.
     """
 
@@ -139,6 +140,7 @@ class Estimate:
     backward: int = 0
     boundary: str | None = None
     kernel_forward: int | None = None
+    kernel_backward: int = 0
 
     @property
     def image(self) -> Tensor:

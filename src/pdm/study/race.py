@@ -14,7 +14,8 @@ from pdm.study.statistics import aggregate, bootstrap, difference, picture
 
 COLUMNS = (
     "dataset degradation method n forward backward kernel_forward cost psnr psnr_lo psnr_hi psnr_registered ssim "
-    "lpips lpips_lo lpips_hi mnc mnc_lo mnc_hi pedestal n_pedestal diverged seconds_per_image speedup commits machines"
+    "lpips lpips_lo lpips_hi mnc mnc_lo mnc_hi pedestal n_registered diverged seconds_per_image speedup commits "
+    "machines"
 ).split()
 DIFFERENCES = ("psnr", "lpips", "mnc")
 
@@ -41,21 +42,22 @@ class Shares:
         cost = row["forward"] + self.backward * row["backward"]
         if row.get("kernel_forward") is None:
             return cost * (1 + self.kernel) if paired else cost
-        return cost + self.kernel * row["kernel_forward"]
+        return cost + self.kernel * (row["kernel_forward"] + self.backward * row["kernel_backward"])
 
 
 def shares(image: NetworkPrior, kernel: NetworkPrior, batch: int = 16, repeats: int = 5) -> Shares:
-    """Measure `Shares` on a batch of noise, the least of `repeats` times each, on one machine as it stands.
+    """Measure `Shares` on a batch of noise, the least of `repeats` times each, on the CPU as it stands.
 
     Raises: ValueError for less than one sample or repeat.
     """
     batch, repeats = checks.count("batch", batch), checks.count("repeats", repeats)
-    draw = torch.Generator().manual_seed(0)
-    x, k = (torch.randn(batch, *prior.shape, generator=draw) for prior in (image, kernel))
+    draw, plain = torch.Generator("cpu").manual_seed(0), {"dtype": torch.float32, "device": "cpu"}
+    x, k = (torch.randn(batch, *prior.shape, generator=draw, **plain) for prior in (image, kernel))
 
     def guided() -> None:
-        given = x.clone().requires_grad_()
-        torch.autograd.grad(image(given, 300).x0.square().sum(), given)
+        with torch.enable_grad():
+            state = x.clone().requires_grad_()
+            torch.autograd.grad(image(state, 300).x0.square().sum(), state)
 
     def forward(prior: NetworkPrior, value: torch.Tensor) -> None:
         with torch.no_grad():
@@ -85,7 +87,7 @@ def summary(
         each, method = pd.DataFrame(record["rows"]), methods[name]
         mnc = each.mnc.astype(float)
         table.loc[name, ["mnc_lo", "mnc_hi"]] = bootstrap(mnc.to_numpy(), seed, groups=[picture(i) for i in each.image])
-        first = record["rows"][0]
+        first = max(record["rows"], key=lambda row: row["forward"])  # a batch that diverged counts nothing
         counts = {count: first.get(count) for count in ("forward", "backward", "kernel_forward")}
         blind = "kernel" in method.restore.priors
         table.loc[name, list(counts)] = list(counts.values())
@@ -93,7 +95,7 @@ def summary(
         held = each if "psnr_registered" in each else pd.DataFrame((again or {}).get(name, {"rows": []})["rows"])
         further = held.reindex(columns=["psnr_registered", "pedestal"]).astype(float).mean()
         table.loc[name, list(further.index)] = further.to_numpy()
-        table.loc[name, "n_pedestal"] = len(held)
+        table.loc[name, "n_registered"] = int(held.get("psnr_registered", pd.Series()).notna().sum())
         if race:
             seconds = pd.DataFrame(race[name]["rows"]).seconds.mean()
             reference = "dps_known_kernel" if method.restore.known else "blind_dps"

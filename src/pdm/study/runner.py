@@ -20,7 +20,7 @@ from pdm.study.score import figures
 from pdm.study.statistics import DISTANCES
 
 COMPONENTS = ("image", "kernel", "tilt")
-COUNTS = ("forward", "backward", "kernel_forward")
+COUNTS = ("forward", "backward", "kernel_forward", "kernel_backward")
 
 
 def restore(method: Method, cases: Cases) -> dict:
@@ -51,7 +51,8 @@ def _attempt(method: Method, cases: Cases, device: torch.device | str) -> Estima
     shared = set.intersection(*(set(part.values) for part in parts))
     values = {name: torch.cat([part.values[name] for part in parts]) for name in shared}
     most = max(parts, key=lambda part: part.forward)
-    return Estimate(values, most.forward, most.backward, parts[0].boundary, most.kernel_forward)
+    counts = {name: getattr(most, name) for name in COUNTS}
+    return Estimate(values, boundary=parts[0].boundary, **counts)
 
 
 def run(methods: Sequence[Method], cases: Cases, scale: str, executor: Executor | None = None) -> dict[str, dict]:
