@@ -48,7 +48,7 @@ def test_it_carries_the_priors_and_their_terms(wheel):
     with zipfile.ZipFile(wheel) as z:
         names = {name.removeprefix("pdm/_data/"): z.getinfo(name).file_size for name in z.namelist() if "_data" in name}
         terms = z.read("pdm/_data/priors/TERMS.md").decode()
-    for name in ("image", "kernel", "tilt"):
+    for name in ("image", "kernel", "kernel_given_y", "tilt"):
         assert names[f"priors/{name}.safetensors"] > 100_000 and f"priors/{name}.json" in names
     assert "research use" in terms and sum(names.values()) < 30e6
     assert "splits/photos_test.txt" in names and not any("regression" in name for name in names)
