@@ -22,9 +22,9 @@ Priors = Mapping[str, NetworkPrior | ConditionalPrior]
 
 # chosen on blurred training images, 32 a set; the tables are of test images
 PLANS = {
-    "blind_fastest": {},
-    "blind_fast": {"chains": 3},
-    "blind_best": {"chains": 10},
+    "blind_fastest": {"rounds": 30, "chains": 2},
+    "blind_fast": {"chains": 6},
+    "blind_best": {"chains": 12},
 }
 RIVALS = {
     "diffpir_known": {},
