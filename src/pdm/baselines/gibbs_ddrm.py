@@ -86,7 +86,7 @@ def passes(schedule: Schedule, evaluations: int, repeats: int, begins: float) ->
     """How often `gibbs_ddrm` evaluates its prior for a sample.
 
     >>> passes(Schedule.linear(), 100, 3, 0.7)
-    307
+    310
     """
     steps = schedule.pairs(checks.count("evaluations", evaluations))
     drawn = sum(updates(s, checks.number("begins", begins), schedule) for _, s in steps)
