@@ -144,8 +144,9 @@ def inflated(error: Tensor, ratio: float, inflation: tuple[float, float] = INFLA
     """inflation[0] times a prior's error spectrum and a white one of inflation[1] times the squared noise over signal.
 
     Spectra are measured on diffused photographs. A state on the way holds, besides, what the steps before got wrong, so
-    that its estimate is further from the truth. The numbers are those of the least LPIPS on training images, for motion
-    and Gaussian blur. In ensemble Kalman filters this is covariance inflation (Anderson and Anderson 1999).
+    that its estimate is further from the truth. The numbers were chosen by PSNR and LPIPS on 16 training faces and 16
+    photographs with motion and with Gaussian blur. In ensemble Kalman filters this is covariance inflation (Anderson
+    and Anderson 1999).
     """
     return inflation[0] * error + inflation[1] * ratio**2
 

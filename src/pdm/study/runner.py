@@ -26,8 +26,8 @@ COUNTS = ("forward", "backward", "kernel_forward", "kernel_backward")
 def restore(method: Method, cases: Cases) -> dict:
     """One batch by one method: `rows`, a dict an image, and the estimates `image`, `kernel` and `tilt`.
 
-    A row has the image's name and seed, `score.figures`, the estimate's `COUNTS`, the seconds that it
-    took, and the commit and machine. A method that raises because something is not finite is tried on each image by
+    A row has the image's name and seed, `score.figures`, the estimate's `COUNTS`, the seconds that it took, and the
+    commit and machine. A method that raises because something is not finite is tried on each image by
     itself; an image on which it still does is a row without figures that counts as diverged.
     """
     device = best_device() if method.restore.priors else "cpu"
