@@ -57,6 +57,16 @@ def test_a_record_is_taken_up_where_the_environment_says_so(results, monkeypatch
     assert cache.recorded("smoke", key, lambda: 1 / 0) == {"psnr": 3.5}
 
 
+def test_a_record_of_another_precision_is_taken_up_after_one_of_the_same(results, monkeypatch):
+    key, other = ({"id": "dps", "weights": {"image": ["abc", kind]}} for kind in ("torch.float32", "torch.bfloat16"))
+    cache.write_record(results / "records", other, {"psnr": 1.5})
+    assert cache.record("smoke", key) == {"psnr": 1.5}
+    for changed in ({"weights": {"image": ["abd", "torch.float32"]}}, {"steps": 3}, {"id": "dp"}):
+        assert cache.record("smoke", key | changed) is None
+    assert cache.recorded("smoke", key, lambda: {"psnr": 2.5}) == {"psnr": 2.5}  # unless asked for, it is not
+    assert cache.record("smoke", key) == {"psnr": 2.5} and cache.record("smoke", other) == {"psnr": 1.5}
+
+
 def test_rows_of_a_record_say_where_they_were_computed_and_not_where_they_are_read(results, monkeypatch):
     monkeypatch.setenv("PDM_GO_ON", "1")
     key = {"id": "bands"}

@@ -14,7 +14,7 @@ from pdm.data import gaussian_kernels, motion_kernels, tilt_fields
 from pdm.models import prior_card
 from pdm.paper import departures, scale_space
 from pdm.paths import results_dir
-from pdm.study import deblurring, few_steps, restarts, runner, turbulence
+from pdm.study import cache, deblurring, few_steps, restarts, runner, turbulence
 from pdm.study.method import Method
 from pdm.study.problem import Cases, measured
 
@@ -35,22 +35,13 @@ def check(path: Path, cheap: bool = False, count: int = 2) -> dict | None:
         return None
     method = method_of(key)
     row = {"record": path.stem, "id": key["id"], "agrees": None}
-    cases = next((c for c in candidates(key["inputs"]) if same(method.key(c), key)), None)
+    cases = next((c for c in candidates(key["inputs"]) if cache.same(method.key(c), key)), None)
     if cases is None:
         return row
     again = runner.restore(method, cases[:count])["rows"]
     then, now = (sum(r["psnr"] for r in part) / count for part in (rows[:count], again))
     bound = EXACT if key["id"] in CHEAP else CHAOTIC
     return row | {"then": then, "now": now, "agrees": abs(then - now) <= bound}
-
-
-def same(key: dict, kept: dict) -> bool:
-    """Whether a key is a record's but for the precision, which another machine may not have."""
-
-    def plain(key: dict) -> dict:
-        return key | {"weights": {name: sha for name, (sha, _) in key["weights"].items()}}
-
-    return plain(json.loads(json.dumps(key))) == plain(kept)
 
 
 def method_of(key: dict) -> Method:

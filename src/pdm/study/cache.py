@@ -103,11 +103,26 @@ def recorded(scale: str, key: dict, compute: Callable[[], object], title: str = 
 
 
 def record(scale: str, key: dict) -> object | None:
-    """What was recorded under a key; None where nothing was, or what is there cannot be read. Raises: as `finished`."""
-    for path in (results_dir(scale) / "records").glob(f"*-{_hash(key)}.json"):
+    """What was recorded under a key, or else under one that is `same`; None where nothing was that can be read.
+
+    Raises: as `finished`.
+    """
+    folder = results_dir(scale) / "records"
+    for path in (*folder.glob(f"*-{_hash(key)}.json"), *sorted(folder.glob(f"{key['id']}-*.json"))):
         with contextlib.suppress(ValueError, KeyError):
-            return json.loads(path.read_text(encoding="utf-8"))["result"]
+            kept = json.loads(path.read_text(encoding="utf-8"))
+            if same(key, kept["key"]):
+                return kept["result"]
     return None
+
+
+def same(key: dict, kept: dict) -> bool:
+    """Whether a key is a record's but for the precision of its networks, which another machine may not have."""
+
+    def plain(key: dict) -> dict:
+        return key | {"weights": {name: sha for name, (sha, _) in key.get("weights", {}).items()}}
+
+    return plain(json.loads(json.dumps(key))) == plain(kept)
 
 
 def write_record(folder: Path, key: dict, result: object, title: str = "") -> Path:
