@@ -27,7 +27,7 @@ PLANS = {
     "blind_best": {"chains": 12},
 }
 RIVALS = {
-    "diffpir_known": {},
+    "diffpir_known": {"evaluations": 100},
     "fast_em": {"level": 0.2},
     "gibbs_ddrm": {},
 }
