@@ -18,6 +18,7 @@ from PIL import Image
 from pdm import blind_steps, constraints, convolutions, data, exact_steps, few_steps, guidance, metrics, operators
 from pdm.baselines import diffpir, fast_em, gibbs_ddrm, ilvr, pan, self_deblur, supervised, wiener
 from pdm.models import (
+    AnySize,
     ConditionalPrior,
     EmpiricalPrior,
     Errors,
@@ -555,6 +556,13 @@ CALLS = {
     "models.prior.NetworkPrior.error": call(
         MEASURED.error, "t:whole size:seeds", lambda: {"t": 100, "size": [10, 13]}, words=("label",)
     ),
+    "models.any_size.AnySize": call(
+        lambda x, t, tile, margin, chunk: AnySize(PRIORS["image"], tile, margin, chunk)(x, t),
+        "x:tensor t:whole tile:whole margin:whole chunk:whole",
+        images("x", t=3, tile=64, margin=2, chunk=2),
+        words=("input", "time step"),
+        nan=True,
+    ),
     "models.errors.Errors": call(
         lambda times, power, mean, root: Errors(times, power, mean, root).at(100, (8, 8)),
         "times:tensor power:tensor mean:tensor root:tensor",
@@ -861,6 +869,9 @@ EXEMPT |= dict.fromkeys(
         "models.files.precision_for",
         "models.prior.NetworkPrior.with_label",
         "models.prior.NetworkPrior.repeated",
+        "models.any_size.AnySize.repeated",
+        "models.any_size.AnySize.error",
+        "models.any_size.cuts",
     ),
     "takes a device, a card or a label: tests/test_prior.py",
 )

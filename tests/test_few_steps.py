@@ -9,11 +9,13 @@ import torch
 from pdm import blind_steps, few_steps, final
 from pdm.blind_steps import Plan, cleared, restore_blind
 from pdm.constraints import to_model_range
+from pdm.convolutions import Convolution
 from pdm.data import load, motion_kernels, noisy
+from pdm.data.images import photograph
 from pdm.exact_steps import filtered
 from pdm.few_steps import restore_known
 from pdm.metrics import lpips, mnc, psnr
-from pdm.models import Errors, NetworkPrior, Prediction, load_prior, prior_card
+from pdm.models import AnySize, Errors, NetworkPrior, Prediction, load_prior, prior_card
 from pdm.operators import blur
 from pdm.sampler import NoiseStreams
 from pdm.schedule import Schedule
@@ -209,7 +211,7 @@ def test_times_fall_by_one_factor():
         ({"inflation": (1.0, float("inf"))}, "inflation is"),
         ({"inflation": 2.0}, "inflation is"),
         ({"kernel_error": torch.ones(1, 9, 9)}, "kernel_error"),
-        ({"kernel_error": torch.ones(1, 32, 17), "boundary": "valid"}, "kernel_error"),
+        ({"kernel_error": torch.ones(1, 32, 17), "boundary": "valid"}, "kernel_error"),  # the frame is 40 x 40
         ({"boundary": "mirror"}, "boundary is 'mirror'"),
     ],
 )
@@ -237,6 +239,22 @@ def test_bad_input_of_an_unknown_kernel():
     assert prior.calls == 0
 
 
+def test_what_is_seen_may_be_a_crop_of_the_scene():
+    # the scene goes on beyond the frame; taken for its mirror image it is worse
+    scene, seen = photograph("coffee")[None, :, 150:245, 200:295], (..., slice(15, 79), slice(15, 79))  # 1 3 95 95
+    kernel = motion_kernels(1, 32, 0.5, torch.Generator().manual_seed(4))
+    y = noisy(Convolution(kernel, (95, 95), "valid")(scene), [0], SIGMA)  # 1 3 64 64
+    image, prior = AnySize(committed()[0]), committed()[1]
+    given = {"sigma": SIGMA, "seeds": [0], "plan": Plan(rounds=12, finish=6)}
+    crop, mirrored = (
+        final(restore_blind(y, image, prior, prior.errors, boundary=boundary, **given)).theta["image"].clamp(-1, 1)
+        for boundary in ("valid", "reflect")
+    )
+    assert crop.shape == (1, 3, 95, 95) and mirrored.shape == y.shape
+    gained = psnr(crop[seen], scene[seen])
+    assert gained > psnr(y.clamp(-1, 1), scene[seen]) + 2 and gained > psnr(mirrored, scene[seen]) + 2
+
+
 def test_a_prior_for_several_chains_keeps_its_errors():
     image, _ = committed()
     twice = image.with_label(torch.tensor([0, 1])).repeated(2)
@@ -254,8 +272,8 @@ def test_a_prior_without_errors_is_refused_before_it_is_evaluated():
         next(restore_known(y, kernels, bare, sigma=SIGMA, seeds=[0, 1]))
     with pytest.raises(ValueError, match="no error spectra"):
         next(restore_blind(y, bare, kernel, kernel.errors, sigma=SIGMA, seeds=[0, 1]))
-    with pytest.raises(ValueError, match="boundary is 'valid'"):
-        next(restore_blind(y, image, kernel, kernel.errors, sigma=SIGMA, seeds=[0, 1], boundary="valid"))
+    with pytest.raises(ValueError, match="boundary is 'mirror'"):
+        next(restore_blind(y, image, kernel, kernel.errors, sigma=SIGMA, seeds=[0, 1], boundary="mirror"))
     handle.remove()
     assert not evaluated
 

@@ -27,6 +27,7 @@ def test_costs_are_counted_in_passes_of_the_image_prior():
     assert WORTH.cost(plain | {"forward": 33, "kernel_forward": 20}, paired=True) == 38
     both = {"forward": 100, "backward": 60, "kernel_forward": 1000, "kernel_backward": 60}
     assert WORTH.cost(both, paired=True) == 100 + 120 + 250 + 30
+    assert WORTH.cost({"forward": 12, "backward": 0, "kernel_forward": 4}, paired=False) == 13  # no gradients counted
     old = {"forward": 1000, "backward": 1000}  # a record from before kernels were counted: Algorithm 1, then DPS
     assert WORTH.cost(old, paired=True) == 3750 and WORTH.cost(old, paired=False) == 3000
     for wrong in ({"backward": 0.0, "kernel": 1.0}, {"backward": 1.0, "kernel": -1.0}):

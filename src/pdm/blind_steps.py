@@ -6,11 +6,12 @@ from dataclasses import dataclass
 from functools import partial
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from pdm import checks
 from pdm.constraints import from_model_range, to_model_range
-from pdm.convolutions import Convolution, KernelConvolution
+from pdm.convolutions import BOUNDARIES, Convolution, KernelConvolution
 from pdm.exact_steps import (
     centred,
     from_opponent,
@@ -103,14 +104,17 @@ def restore_blind(
     noise. `theta` holds all chains, B chains, those of a sample side by side; from the choice on B.
     Args: `measurement` B C H W; `image`, a prior with errors; `kernel`, a prior of kernels, of those that could have
     blurred this measurement (`ConditionalPrior.given`) or of all; `errors`, of the prior of all kernels; `plan`; the
-    others as `restore_known`, but for the boundary "valid". Raises: ValueError before the first evaluation.
+    others as `restore_known`. Raises: ValueError before the first evaluation.
     """
-    measurement, noise = posed(measurement, sigma, seeds, boundary)
+    measurement, noise = posed(measurement, sigma, seeds, boundary, BOUNDARIES)
     if errors is None or errors.mean is None or errors.root is None:
         raise ValueError("the errors have no mean and root of kernels; wanted those of the kernel prior")
     KernelConvolution(measurement, kernel.shape[-2:], boundary)  # refuses an image that is too small for the kernel
-    m, size, canvas = plan.chains, measurement.shape[-2:], kernel.shape
+    m, canvas, seen = plan.chains, kernel.shape, measurement.shape[-2:]
     repeated = measurement.repeat_interleave(m, 0)
+    beyond = [(n - 1 - n // 2, n // 2) if boundary == "valid" else (0, 0) for n in canvas[1:]]
+    first = F.pad(repeated, (*beyond[1], *beyond[0]), mode="reflect")  # an image that is as large as the scene
+    size = first.shape[-2:]
     y, chains = to_opponent(repeated), [f" of chain {c}" if c else "" for c in range(m)]
     image_m, kernel_m = image.repeated(m), kernel.repeated(m)
     mean, root = errors.mean.to(y), errors.root.to(y)
@@ -118,14 +122,14 @@ def restore_blind(
     def drawn(name: str, shape: tuple[int, ...]) -> Tensor:
         return torch.stack([noise(name + chain, shape) for chain in chains], dim=1).flatten(0, 1).to(y)
 
-    x, k = repeated, mean.expand(len(y), *canvas)
+    x, k = first, mean.expand(len(y), *canvas)
     kernels: deque[Tensor] = deque(maxlen=plan.averaged)
     for t in times(image.schedule, plan.rounds, plan.first, plan.last):
         t_k = time_of(kernel.schedule, plan.clock * ratio_of(image.schedule, t))
         t_k = min(max(t_k, plan.kernel_times[0]), plan.kernel_times[1])
         error, k_error = image_m.error(t, size).to(y), resized(errors.at(t_k, canvas[1:]).to(y), size)
-        begun = (x if plan.carried else repeated).clamp(-1, 1)
-        x_hat = image_m(image.schedule.diffuse(begun, drawn("image", y.shape[1:]), t), t).x0.clamp(-1, 1)
+        begun = (x if plan.carried else first).clamp(-1, 1)
+        x_hat = image_m(image.schedule.diffuse(begun, drawn("image", x.shape[1:]), t), t).x0.clamp(-1, 1)
         estimate = to_opponent(x_hat)
         k = kernel_step(estimate, y, k, error, sigma, mean, root, boundary)
         k = centred(k) if plan.centre else cleared(k, 0)
@@ -133,7 +137,7 @@ def restore_blind(
         k = cleared(from_model_range(kernel_m(k_t, t_k).x0.clamp(-1, 1)), plan.haze)
         finite("kernel", k, t)
         kernels.append(k)
-        extra = kernel_noise(estimate, error, k_error) if plan.uncertain else 0.0
+        extra = resized(kernel_noise(estimate, error, k_error), seen) if plan.uncertain else 0.0
         x = from_opponent(image_step(estimate, y, k, error, sigma**2 + extra, boundary))
         residual = (repeated - Convolution(k, size, boundary)(x)).flatten(1).norm(dim=1)
         yield State(t, t, {"image": x, "kernel": k}, {"image": x_hat}, {"image": x, "kernel": k}, residual)
@@ -142,14 +146,14 @@ def restore_blind(
     known = Known(sigma, boundary, 1.0, kernel_error if plan.uncertain else None)
     if m > 1:
         steps = image.schedule.pairs(times(image.schedule, plan.polish, 1.0))
-        polish = partial(drawn, "polish", y.shape[1:])
+        polish = partial(drawn, "polish", x.shape[1:])
         x = image.schedule.diffuse(x.clamp(-1, 1), polish(), steps[0][0])
         for state in refined(x, repeated, k, image_m, steps, polish, known):
             yield state
         best = choice(state.theta["image"], y, k, image_m, noise, plan.judged_at, known)
         x, k = state.theta["image"][best], k[best]
     steps = image.schedule.pairs(times(image.schedule, plan.finish, 1.0))
-    finish = partial(noise, "finish", tuple(y.shape[1:]))
+    finish = partial(noise, "finish", tuple(x.shape[1:]))
     x = image.schedule.diffuse(x.clamp(-1, 1), finish().to(y), steps[0][0])
     yield from refined(x, measurement, k, image, steps, finish, known._replace(churn=plan.churn))
 
@@ -170,9 +174,9 @@ def choice(
     m = len(x) // len(noise)
     total = torch.zeros(len(x)).to(y)
     for t in judged_at:
-        same = noise("judge", tuple(y.shape[1:])).repeat_interleave(m, 0).to(y)
+        same = noise("judge", tuple(x.shape[1:])).repeat_interleave(m, 0).to(y)
         x_hat = to_opponent(prior(prior.schedule.diffuse(x.clamp(-1, 1), same, t), t).x0.clamp(-1, 1))
-        total += surprise(x_hat, y, kernel, prior.error(t, y.shape[-2:]).to(y), known.sigma, known.boundary)
+        total += surprise(x_hat, y, kernel, prior.error(t, x.shape[-2:]).to(y), known.sigma, known.boundary)
     return total.view(-1, m).argmin(1) + m * torch.arange(len(noise), device=y.device)
 
 

@@ -18,6 +18,7 @@ from pdm.exact_steps import (
     from_opponent,
     image_step,
     kernel_noise,
+    resized,
     to_opponent,
 )
 from pdm.models import Prediction
@@ -111,8 +112,6 @@ def restore_known(
     more = [n - 1 if boundary == "valid" else 0 for n in kernel.shape[-2:]]
     shape = (measurement.shape[1], *[n + m for n, m in zip(measurement.shape[-2:], more, strict=True)])
     if kernel_error is not None:
-        if boundary == "valid":
-            raise ValueError("kernel_error is given with the boundary 'valid'; wanted another boundary, or None")
         (kernel_error,) = fitting(f"kernel_error 1 {shape[1]} {shape[2] // 2 + 1}", kernel_error)
     settings = Known(sigma, boundary, churn, kernel_error, inflation)
     listed = isinstance(evaluations, Sequence) and not isinstance(evaluations, str)
@@ -168,7 +167,9 @@ def refined(
         error = inflated(measured, ratio_of(schedule, t), known.inflation)
         x_hat = prior(x, t).x0.clamp(-1, 1)
         estimate = to_opponent(x_hat)
-        extra = 0.0 if known.kernel_error is None else kernel_noise(estimate, error, known.kernel_error)
+        extra: Tensor | float = 0.0
+        if known.kernel_error is not None:
+            extra = resized(kernel_noise(estimate, error, known.kernel_error), y.shape[-2:])
         x0 = from_opponent(image_step(estimate, y, kernel, error, known.sigma**2 + extra, known.boundary))
         finite("image", x0, t)
         residual = (measurement - blur(x0)).flatten(1).norm(dim=1)

@@ -1,6 +1,7 @@
 """Priors: networks with their committed weights, and priors known exactly."""
 
 from pdm.models.analytic import EmpiricalPrior, FlatPrior, GaussianMixture
+from pdm.models.any_size import AnySize
 from pdm.models.conditional import ConditionalPrior, blur_features, power_spectrum
 from pdm.models.errors import Errors
 from pdm.models.files import (
@@ -17,6 +18,7 @@ from pdm.models.prior import NetworkPrior, Prediction, Prior, Velocity
 from pdm.models.unet import UNet, UNetConfig
 
 __all__ = [
+    "AnySize",
     "ConditionalPrior",
     "EmpiricalPrior",
     "Errors",

@@ -42,7 +42,7 @@ class Shares:
         cost = row["forward"] + self.backward * row["backward"]
         if row.get("kernel_forward") is None:
             return cost * (1 + self.kernel) if paired else cost
-        return cost + self.kernel * (row["kernel_forward"] + self.backward * row["kernel_backward"])
+        return cost + self.kernel * (row["kernel_forward"] + self.backward * row.get("kernel_backward", 0))
 
 
 def shares(image: NetworkPrior, kernel: NetworkPrior, batch: int = 16, repeats: int = 5) -> Shares:
