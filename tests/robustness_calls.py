@@ -17,6 +17,7 @@ from PIL import Image
 
 from pdm import blind_steps, constraints, convolutions, data, exact_steps, few_steps, guidance, metrics, operators
 from pdm.baselines import diffpir, fast_em, gibbs_ddrm, ilvr, pan, self_deblur, supervised, wiener
+from pdm.data import photo_files
 from pdm.models import (
     AnySize,
     ConditionalPrior,
@@ -416,6 +417,21 @@ CALLS = {
         lambda: {"path": place() / "pictures" / "a.png", "size": 64},
         words=("image",),
     ),
+    "data.photo_files.read_photo": call(
+        lambda path: photo_files.read_photo(path).image,
+        "path:path",
+        lambda: {"path": place() / "pictures" / "a.png"},
+        words=("photo",),
+    ),
+    "data.photo_files.write_photo": call(
+        lambda path, image, quality: photo_files.write_photo(path, image, None, quality),
+        "path:path image:tensor quality:whole",
+        lambda: {"path": place() / "saved" / "a.jpg", "image": 0.3 * rand(3, 8, 9), "quality": 90},
+        words=("suffix", "folder"),
+    ),
+    "data.photo_files.writes": call(
+        photo_files.writes, "path:path", lambda: {"path": place() / "a.png"}, words=("suffix", "folder")
+    ),
     "data.images.folder": call(
         data.folder,
         "path:path size:whole count:whole",
@@ -802,6 +818,7 @@ EXEMPT = dict.fromkeys(
         "baselines.pan.Settings",
         "sampler.Guidance",
         "models.conditional.ConditionalPrior",
+        "data.photo_files.Photo",
     ),
     "a record or a protocol",
 )
