@@ -48,6 +48,19 @@ def test_a_batch_gives_what_its_members_give_one_by_one(labels):
     assert batch.std() > 0.1
 
 
+def test_a_large_batch_goes_through_in_parts(monkeypatch):
+    net, x, sizes = random_network(replace(SMALL, num_classes=3)), random(5, 2, 16, 16), []
+    prior = NetworkPrior(net, torch.tensor([2, 0, 1, 1, 0]))
+    whole = prior.predict(x, 300)[0]
+    monkeypatch.setattr("pdm.models.prior.AT_ONCE", 2 * 16 * 16)
+    hook = net.register_forward_pre_hook(lambda _, inputs: sizes.append(len(inputs[0])))
+    torch.testing.assert_close(prior.predict(x, 300)[0], whole)
+    monkeypatch.setattr("pdm.models.prior.AT_ONCE", 1)
+    torch.testing.assert_close(prior.predict(x, 300)[0], whole)
+    hook.remove()
+    assert sizes == [2, 2, 1] + 5 * [1]
+
+
 def test_a_network_of_twice_the_channels_predicts_noise_and_variance():
     net, x = random_network(replace(SMALL, out_channels=4)), random(2, 2, 16, 16)
     noise, variance = NetworkPrior(net).predict(x, 40)
