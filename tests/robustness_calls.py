@@ -392,8 +392,14 @@ CALLS = {
     ),
     "exact_steps.kernel_step": call(
         exact_steps.kernel_step,
-        f"{STEP} sigma:number mean:tensor root:tensor boundary:choice iterations:whole",
-        problem(sigma=0.3, mean=lambda: kernel(1, 1, 5, 3)[0], root=lambda: 0.1 * rand(15, 4), iterations=4),
+        f"{STEP} sigma:number mean:tensor root:tensor boundary:choice iterations:whole start:tensor",
+        problem(
+            sigma=0.3,
+            mean=lambda: kernel(1, 1, 5, 3)[0],
+            root=lambda: 0.1 * rand(15, 4),
+            iterations=4,
+            start=lambda: kernel(2, 1, 5, 3),
+        ),
         tolerance=1e-3,
     ),
     "exact_steps.surprise": call(

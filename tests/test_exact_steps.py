@@ -89,6 +89,22 @@ def test_the_kernel_step_is_the_gaussian_conditional(boundary):
         precision = a.T @ weight @ a + torch.linalg.inv(root @ root.T)
         step = torch.linalg.solve(precision, a.T @ weight @ (y[i].flatten() - a @ mean.flatten()))
         torch.testing.assert_close(found[i].flatten(), mean.flatten() + step, rtol=1e-4, atol=1e-6)
+    far = torch.rand(2, 1, 5, 5, generator=g, dtype=torch.float64)
+    again = exact_steps.kernel_step(x, y, kernel, error, 0.1, mean, root, boundary, iterations=200, start=far)
+    torch.testing.assert_close(again, found, rtol=1e-4, atol=1e-6)
+
+
+def test_a_kernel_step_may_begin_where_another_ended():
+    x, kernel, error, y = problem("reflect")
+    g = torch.Generator().manual_seed(2)
+    basis, _ = torch.linalg.qr(torch.randn(25, 25, generator=g, dtype=torch.float64))
+    root = basis * torch.linspace(0.02, 0.2, 25, dtype=torch.float64)
+    given = (x, y, kernel, error, 0.1, torch.full((1, 5, 5), 1 / 25, dtype=torch.float64), root)
+    solved = exact_steps.kernel_step(*given, iterations=200)
+    torch.testing.assert_close(exact_steps.kernel_step(*given, iterations=0, start=solved), solved)
+    near = solved + 0.003 * torch.randn(solved.shape, generator=g, dtype=torch.float64)
+    cold, warm = (exact_steps.kernel_step(*given, iterations=5, start=start) - solved for start in (None, near))
+    assert warm.norm() < 0.5 * cold.norm()
 
 
 def test_a_circular_step_needs_no_iterations():

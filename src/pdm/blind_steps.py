@@ -26,6 +26,8 @@ from pdm.few_steps import Known, PriorWithErrors, finite, posed, ratio_of, refin
 from pdm.models import Errors, NetworkPrior
 from pdm.sampler import NoiseStreams, State
 
+ITERATIONS = {"kernel": 16, "image": 5}  # of a round's solves; the kernel's begins where the round before ended
+
 
 @dataclass(frozen=True)
 class Plan:
@@ -123,6 +125,7 @@ def restore_blind(
         return torch.stack([noise(name + chain, shape) for chain in chains], dim=1).flatten(0, 1).to(y)
 
     x, k = first, mean.expand(len(y), *canvas)
+    solved = k
     kernels: deque[Tensor] = deque(maxlen=plan.averaged)
     for t in times(image.schedule, plan.rounds, plan.first, plan.last):
         t_k = time_of(kernel.schedule, plan.clock * ratio_of(image.schedule, t))
@@ -131,14 +134,14 @@ def restore_blind(
         begun = (x if plan.carried else first).clamp(-1, 1)
         x_hat = image_m(image.schedule.diffuse(begun, drawn("image", x.shape[1:]), t), t).x0.clamp(-1, 1)
         estimate = to_opponent(x_hat)
-        k = kernel_step(estimate, y, k, error, sigma, mean, root, boundary)
-        k = centred(k) if plan.centre else cleared(k, 0)
+        solved = kernel_step(estimate, y, k, error, sigma, mean, root, boundary, ITERATIONS["kernel"], solved)
+        k = centred(solved) if plan.centre else cleared(solved, 0)
         k_t = kernel.schedule.diffuse(to_model_range(k), drawn("kernel", canvas), t_k)
         k = cleared(from_model_range(kernel_m(k_t, t_k).x0.clamp(-1, 1)), plan.haze)
         finite("kernel", k, t)
         kernels.append(k)
         extra = resized(kernel_noise(estimate, error, k_error), seen) if plan.uncertain else 0.0
-        x = from_opponent(image_step(estimate, y, k, error, sigma**2 + extra, boundary))
+        x = from_opponent(image_step(estimate, y, k, error, sigma**2 + extra, boundary, ITERATIONS["image"]))
         residual = (repeated - Convolution(k, size, boundary)(x)).flatten(1).norm(dim=1)
         yield State(t, t, {"image": x, "kernel": k}, {"image": x_hat}, {"image": x, "kernel": k}, residual)
     k = cleared(torch.stack(tuple(kernels)).mean(0), plan.haze)

@@ -82,7 +82,7 @@ def summary(
     are those of the one run `race`, and the speed is over its reference with the same knowledge: "dps_known_kernel" for
     methods that are told the kernel, "blind_dps" for others. Raises: KeyError for a method that is missing in one.
     """
-    table = aggregate(records, seed).set_index("method")
+    table = aggregate(records, seed).set_index("method").drop(columns="seconds_per_image")  # of several runs
     for name, record in records.items():
         each, method = pd.DataFrame(record["rows"]), methods[name]
         mnc = each.mnc.astype(float)
