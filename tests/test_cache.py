@@ -61,6 +61,10 @@ def test_a_record_of_another_precision_is_taken_up_after_one_of_the_same(results
     key, other = ({"id": "dps", "weights": {"image": ["abc", kind]}} for kind in ("torch.float32", "torch.bfloat16"))
     cache.write_record(results / "records", other, {"psnr": 1.5})
     assert cache.record("smoke", key) == {"psnr": 1.5}
+    fitted = {"id": "self_deblur", "settings": {"steps": 9, "precision": "bfloat16"}}
+    cache.write_record(results / "records", fitted, {"psnr": 3.5})
+    assert cache.record("smoke", fitted | {"settings": {"steps": 9, "precision": "float32"}}) == {"psnr": 3.5}
+    assert cache.record("smoke", fitted | {"settings": {"steps": 8, "precision": "bfloat16"}}) is None
     for changed in ({"weights": {"image": ["abd", "torch.float32"]}}, {"steps": 3}, {"id": "dp"}):
         assert cache.record("smoke", key | changed) is None
     assert cache.recorded("smoke", key, lambda: {"psnr": 2.5}) == {"psnr": 2.5}  # unless asked for, it is not

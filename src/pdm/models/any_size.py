@@ -14,7 +14,7 @@ from pdm.models.prior import NetworkPrior, Prediction
 class AnySize:
     """A `NetworkPrior` of one class that takes pictures of any height and width.
 
-    Its network is convolutional except for attention, whose time and memory grow with the square of the pixels. A
+    Its network is convolutional except for attention, whose time grows with the square of the pixels. A
     picture with a side of more than `tile` pixels is cut into tiles that overlap by twice `margin`, and each pixel is
     taken from the tile in which it lies deepest. `chunk` tiles go through the network at a time, which bounds memory.
     Sides that the network's stride does not divide are continued by their mirror image inside. Where an overlap is cut

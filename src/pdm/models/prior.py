@@ -12,7 +12,7 @@ from pdm.models.errors import Errors
 from pdm.models.unet import UNet
 from pdm.schedule import Schedule, rounded
 
-AT_ONCE = 32 * 64 * 64  # pixels that go through a network at a time on a CPU: more leave its caches, at 1.4 the price
+AT_ONCE = 32 * 64 * 64  # pixels that go through a network at a time on a CPU, where larger batches are slower a sample
 
 
 class Prediction(NamedTuple):

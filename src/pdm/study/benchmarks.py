@@ -105,14 +105,10 @@ def scores(estimate: Tensor, case: Case, protocol: Protocol, kernel: Tensor | No
     estimate, truth = (v.double().cpu() for v in (estimate, case.truth))
     checks.tensor("estimate", estimate, " ".join(map(str, truth.shape)))
     ssd, (down, across) = best_shift(estimate, truth, protocol)
-    rim, (height, width) = protocol.rim, truth.shape
-    inner = truth[rim : height - rim, rim : width - rim]
-    moved = shifted(estimate, down, across, protocol)
-    pair = moved.numpy(), inner.numpy()
-    found = {"psnr": 10 * math.log10(inner.numel() / max(ssd, 1e-12)), "ssd": ssd}
-    found["ssim"] = float(structural_similarity(*pair, data_range=1.0))
-    pair = None if kernel is None else (kernel[None, None], case.kernel[None, None])
-    return found | {"mnc": None if pair is None else metrics.mnc(*pair).item()}
+    inner, moved = _without(truth, protocol.rim), shifted(estimate, down, across, protocol)
+    ssim = float(structural_similarity(moved.numpy(), inner.numpy(), data_range=1.0))
+    mnc = None if kernel is None else metrics.mnc(kernel[None, None], case.kernel[None, None]).item()
+    return {"psnr": 10 * math.log10(inner.numel() / max(ssd, 1e-12)), "ssim": ssim, "ssd": ssd, "mnc": mnc}
 
 
 def best_shift(estimate: Tensor, truth: Tensor, protocol: Protocol) -> tuple[float, tuple[float, float]]:

@@ -120,7 +120,8 @@ def same(key: dict, kept: dict) -> bool:
     """Whether a key is a record's but for the precision of its networks, which another machine may not have."""
 
     def plain(key: dict) -> dict:
-        return key | {"weights": {name: sha for name, (sha, _) in key.get("weights", {}).items()}}
+        settings = {name: value for name, value in key.get("settings", {}).items() if name != "precision"}
+        return key | {"settings": settings, "weights": {name: sha for name, (sha, _) in key.get("weights", {}).items()}}
 
     return plain(json.loads(json.dumps(key))) == plain(kept)
 

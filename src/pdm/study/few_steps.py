@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 from dataclasses import replace
+from functools import partial
 
 import torch
 
@@ -19,7 +20,8 @@ from pdm.study.method import method
 from pdm.study.problem import Estimate, Measurement
 
 Priors = Mapping[str, NetworkPrior | ConditionalPrior]
-THREE = ("image", "kernel", "kernel_given_y")
+
+planned = partial(method, version=2, settings=Plan, errors=("image", "kernel"))
 
 # Plans were chosen on 32 blurred training photographs, the rivals' settings on 4 to 8 training faces.
 PLANS = {
@@ -65,31 +67,19 @@ def constant_kernel(measurement: Measurement, priors: Priors, evaluations: int =
     return Estimate(final(states).theta, evaluations, kernel_forward=0)
 
 
-@method("blind_few", version=2, priors=("image", "kernel"), settings=Plan, errors=("image", "kernel"))
+@planned("blind_few", priors=("image", "kernel"))
 def blind_few(measurement: Measurement, priors: Priors, **settings) -> Estimate:
     """Image and kernel by a `Plan`, with the prior of all kernels."""
     return _blind(measurement, priors, priors["kernel"], Plan(**settings))
 
 
-@method(
-    "blind_few_given_y",
-    version=2,
-    priors=("image", "kernel", "kernel_given_y"),
-    settings=Plan,
-    errors=("image", "kernel"),
-)
+@planned("blind_few_given_y", priors=("image", "kernel", "kernel_given_y"))
 def blind_few_given_y(measurement: Measurement, priors: Priors, **settings) -> Estimate:
     """Image and kernel by a `Plan`, with the prior of the kernels that the measurement's spectrum speaks for."""
     return _blind(measurement, priors, priors["kernel_given_y"].given(measurement.y), Plan(**settings))
 
 
-@method(
-    "blind_few_guided",
-    version=2,
-    priors=("image", "kernel", "kernel_given_y"),
-    settings=Plan,
-    errors=("image", "kernel"),
-)
+@planned("blind_few_guided", priors=("image", "kernel", "kernel_given_y"))
 def blind_few_guided(
     measurement: Measurement, priors: Priors, steps: int = 60, back_to: int = 200, **settings
 ) -> Estimate:
@@ -108,13 +98,7 @@ def blind_few_guided(
     return Estimate(last.theta, first.forward + steps, steps, kernel_forward=kernel_forward, kernel_backward=steps)
 
 
-@method(
-    "blind_few_marginal",
-    version=2,
-    priors=("image", "kernel", "kernel_given_y"),
-    settings=Plan,
-    errors=("image", "kernel"),
-)
+@planned("blind_few_marginal", priors=("image", "kernel", "kernel_given_y"))
 def blind_few_marginal(
     measurement: Measurement, priors: Priors, steps: int = 20, rate: float = 0.05, t: int = 60, **settings
 ) -> Estimate:
