@@ -390,6 +390,11 @@ CALLS = {
             "kernel_error": rand(1, 12, 6).square() + 0.1,
         },
     ),
+    "convolutions.continued": call(
+        convolutions.continued,
+        "y:tensor canvas:seeds boundary:choice",
+        lambda: {"y": rand(2, 3, 9, 8), "canvas": [5, 4], "boundary": "valid"},
+    ),
     "exact_steps.kernel_step": call(
         exact_steps.kernel_step,
         f"{STEP} sigma:number mean:tensor root:tensor boundary:choice iterations:whole start:tensor",

@@ -4,6 +4,7 @@ import pytest
 import torch
 
 from pdm import exact_steps
+from pdm.convolutions import continued
 from pdm.data import motion_kernels
 from pdm.exact_steps import Convolution, KernelConvolution
 from pdm.operators import blur
@@ -311,3 +312,15 @@ def test_the_largest_kernels_that_are_taken_have_exact_adjoints(boundary, times)
     blurred = Convolution(kernel, (6, 7), boundary)
     u = torch.randn(blurred(x).shape, generator=g, dtype=torch.float64)
     torch.testing.assert_close((blurred(x) * u).sum(), (x * blurred.adjoint(u)).sum())
+
+
+@pytest.mark.parametrize("canvas", [(5, 4), (4, 7)])
+def test_what_is_seen_is_continued_to_the_scene_that_it_is_a_part_of(canvas):
+    y = torch.randn(2, 3, 12, 10, generator=torch.Generator().manual_seed(0))
+    whole = continued(y, canvas, "valid")
+    point = torch.zeros(2, 1, *canvas)
+    point[..., canvas[0] // 2, canvas[1] // 2] = 1  # the kernel that blurs nothing sees y again
+    torch.testing.assert_close(Convolution(point, whole.shape[-2:], "valid")(whole), y)
+    assert all(continued(y, canvas, boundary).equal(y) for boundary in BOUNDARIES[:3])
+    with pytest.raises(ValueError, match="canvas"):
+        continued(y, (13, 4), "reflect")

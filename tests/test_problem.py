@@ -8,10 +8,10 @@ import numpy as np
 import pytest
 import torch
 
-from pdm.data import add_noise, noisy
+from pdm.data import add_noise, gaussian_kernels, motion_kernels, noisy
 from pdm.operators import blur
 from pdm.sampler import stream
-from pdm.study.problem import Estimate, Measurement, Truth, explained, measured
+from pdm.study.problem import Estimate, Measurement, Truth, deblurring_cases, explained, measured
 
 
 def test_cases_are_measurements_and_are_cut_together(cases):
@@ -100,3 +100,17 @@ def test_the_noise_is_not_made_of_the_numbers_that_a_kernel_or_a_tilt_of_the_sam
     noise = noisy(torch.zeros(1, 3, 64, 64), [7], 1.0).flatten()
     white = torch.randn(40_000, generator=torch.Generator().manual_seed(7))
     assert torch.isin(noise, white).float().mean() < 0.01
+
+
+def test_the_cases_of_tables_have_a_seed_each_and_some_of_them_the_same():
+    whole, some = deblurring_cases("photos", "motion", 6, 10), deblurring_cases("photos", "motion", 6, 10, [4, 1])
+    assert whole.title == "photos-motion" and whole.measurement.seeds == tuple(range(10, 16))
+    assert some.names == (whole.names[4], whole.names[1]) and some.measurement.seeds == (14, 11)
+    torch.testing.assert_close(some.measurement.y, whole.measurement.y[[4, 1]])
+    kernel = motion_kernels(1, 32, 0.5, torch.Generator().manual_seed(14))
+    torch.testing.assert_close(whole.truth.kernel[4:5], kernel)
+    gaussian = deblurring_cases("photos", "gaussian", 2).truth.kernel
+    torch.testing.assert_close(gaussian, gaussian_kernels(2, 32, 1.5))
+    for wrong in (("birds", "motion"), ("photos", "tilt")):
+        with pytest.raises(ValueError, match=r"birds|degradation"):
+            deblurring_cases(*wrong, 2)

@@ -66,3 +66,15 @@ def test_differences_are_in_pairs():
     first = found.iloc[0]
     assert (first.method, first.reference, first.n, first.difference, first.lo, first.hi) == ("b", "a", 4, 1, 1, 1)
     assert found.set_index(["method", "metric"]).difference["b", "mnc"] == 0.25
+
+
+def test_harm_is_counted_against_the_measurement():
+    worse = record(0)
+    worse["rows"][1] |= {"psnr": 19.5}  # 1.5 dB below its measurement's 21
+    worse["rows"][2] |= {"psnr": 21.1}  # 0.9 dB below
+    table = race.harmed({"blurred": record(0), "better": record(2), "worse": worse}).set_index("method")
+    assert table.below.to_dict() == {"better": 0, "worse": 1} and table.worst["better"] == 2
+    assert table.worst["worse"] == -1.5 and table.n.to_dict() == {"better": 4, "worse": 4}
+    assert race.harmed({"blurred": record(0), "worse": worse}, below=0.5).below.tolist() == [2]
+    with pytest.raises(ValueError, match="other has 3 images and blurred 4"):
+        race.harmed({"blurred": record(0), "other": record(0, 3)})

@@ -6,12 +6,11 @@ from dataclasses import dataclass
 from functools import partial
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from pdm import checks
 from pdm.constraints import from_model_range, to_model_range
-from pdm.convolutions import BOUNDARIES, Convolution, KernelConvolution
+from pdm.convolutions import BOUNDARIES, Convolution, continued
 from pdm.exact_steps import (
     centred,
     from_opponent,
@@ -111,11 +110,9 @@ def restore_blind(
     measurement, noise = posed(measurement, sigma, seeds, boundary, BOUNDARIES)
     if errors is None or errors.mean is None or errors.root is None:
         raise ValueError("the errors have no mean and root of kernels; wanted those of the kernel prior")
-    KernelConvolution(measurement, kernel.shape[-2:], boundary)  # refuses an image that is too small for the kernel
     m, canvas, seen = plan.chains, kernel.shape, measurement.shape[-2:]
     repeated = measurement.repeat_interleave(m, 0)
-    beyond = [(n - 1 - n // 2, n // 2) if boundary == "valid" else (0, 0) for n in canvas[1:]]
-    first = F.pad(repeated, (*beyond[1], *beyond[0]), mode="reflect")  # an image that is as large as the scene
+    first = continued(repeated, canvas[1:], boundary)
     size = first.shape[-2:]
     y, chains = to_opponent(repeated), [f" of chain {c}" if c else "" for c in range(m)]
     image_m, kernel_m = image.repeated(m), kernel.repeated(m)
@@ -125,7 +122,7 @@ def restore_blind(
         return torch.stack([noise(name + chain, shape) for chain in chains], dim=1).flatten(0, 1).to(y)
 
     x, k = first, mean.expand(len(y), *canvas)
-    solved = k
+    solved = k  # of the round before, as the solve left it
     kernels: deque[Tensor] = deque(maxlen=plan.averaged)
     for t in times(image.schedule, plan.rounds, plan.first, plan.last):
         t_k = time_of(kernel.schedule, plan.clock * ratio_of(image.schedule, t))

@@ -72,6 +72,17 @@ class KernelConvolution:
         return torch.fft.irfft2(spectrum, s=self.shape)[..., : self.canvas[0], : self.canvas[1]]
 
 
+def continued(y: Tensor, canvas: Sequence[int], boundary: str) -> Tensor:
+    """What is seen, B C H W, as large as the image that a kernel h w makes it of: y itself but for "valid".
+
+    There the image reaches beyond what is seen, and y is continued by its mirror image.
+    Raises: ValueError as `Convolution`.
+    """
+    (y,), canvas = fitting("y B C H W", y), pixels("canvas", canvas)
+    sides = _sides(canvas, pixels("y", y.shape[-2:]), "reflect" if boundary == "valid" else boundary)
+    return _pad(y, sides, "reflect") if boundary == "valid" else y
+
+
 def fitting(shapes: str, *values: Tensor, boundary: str | None = None, finite: bool = True) -> list[Tensor]:
     """Tensors that fit one another, as autograd can save them: "x B C H W, error C H V" binds a size to each letter.
 

@@ -6,10 +6,10 @@ from dataclasses import dataclass, field, replace
 from typing import TypeVar
 
 import torch
-from torch import Tensor
+from torch import Generator, Tensor
 
 from pdm import checks
-from pdm.data import SIGMA, noisy
+from pdm.data import SIGMA, gaussian_kernels, motion_kernels, noisy, test_set
 from pdm.operators import blur, turbulence
 
 BOUNDARIES = ("reflect", "zero", "circular")
@@ -193,3 +193,23 @@ def measured(
     y = noisy(explained(truth.components, boundary=boundary), seeds, sigma)
     measurement = Measurement(y, seeds, sigma, boundary, tuple(kernel.shape[2:]), frames)
     return Cases(tuple(map(str, range(len(image))) if names is None else names), measurement, truth, title)
+
+
+def deblurring_cases(
+    domain: str, degradation: str, count: int, seed: int = 0, which: Sequence[int] | None = None
+) -> Cases:
+    """What the tables of blind deblurring are measured on: the first `count` of `data.test_set`, each with its seed.
+
+    "motion" draws a kernel of intensity 0.5 for each from its seed, "gaussian" has a standard deviation of 1.5 pixels,
+    both on a canvas of 32. `which` takes some of the images, with the seeds that they have among `count`.
+    Raises: ValueError for another domain or degradation, NotAtHand where the set is not on this machine.
+    """
+    checks.choice("degradation", degradation, ("motion", "gaussian"))
+    truth, names = test_set(domain, count)
+    which = list(range(len(truth)) if which is None else which)
+    seeds = [seed + i for i in which]
+    if degradation == "motion":
+        kernels = torch.cat([motion_kernels(1, 32, 0.5, Generator().manual_seed(s)) for s in seeds])
+    else:
+        kernels = gaussian_kernels(len(seeds), 32, 1.5)
+    return measured(truth[which], kernels, seeds, [names[i] for i in which], title=f"{domain}-{degradation}")

@@ -117,3 +117,19 @@ def differences(records: Mapping[str, dict], reference: str, seed: int = 0) -> p
                 row = {"method": name, "reference": reference, "n": len(record["rows"]), "metric": metric}
                 rows.append(row | {"difference": apart, "lo": low, "hi": high})
     return pd.DataFrame(rows)
+
+
+def harmed(records: Mapping[str, dict], below: float = 1.0) -> pd.DataFrame:
+    """How many images each method of `recorded` leaves more than `below` dB of PSNR under those of "blurred".
+
+    Columns method, n, below, and worst: the least gain over the measurement, in dB. Raises: KeyError without "blurred",
+    ValueError for other images than its.
+    """
+    psnr = {name: pd.DataFrame(r["rows"]).set_index("image").psnr.astype(float) for name, r in records.items()}
+    base, rows = psnr.pop("blurred"), []
+    for name, each in psnr.items():
+        if list(each.index) != list(base.index):
+            raise ValueError(f"{name} has {len(each)} images and blurred {len(base)}; wanted the same ones")
+        gain = each - base
+        rows.append({"method": name, "n": len(gain), "below": int((gain < -below).sum()), "worst": gain.min()})
+    return pd.DataFrame(rows)
