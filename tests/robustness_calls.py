@@ -845,6 +845,7 @@ EXEMPT |= dict.fromkeys(
         "few_steps.posed",
         "few_steps.PriorWithErrors",
         "few_steps.refined",
+        "blind_steps.alternated",
         "blind_steps.choice",
         "few_steps.ratio_of",
     ),

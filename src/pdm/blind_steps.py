@@ -1,7 +1,7 @@
 """The image and the kernel that blurred it in tens of network evaluations, as a generator of states."""
 
 from collections import deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 
@@ -110,39 +110,20 @@ def restore_blind(
     measurement, noise = posed(measurement, sigma, seeds, boundary, BOUNDARIES)
     if errors is None or errors.mean is None or errors.root is None:
         raise ValueError("the errors have no mean and root of kernels; wanted those of the kernel prior")
-    m, canvas, seen = plan.chains, kernel.shape, measurement.shape[-2:]
+    m = plan.chains
     repeated = measurement.repeat_interleave(m, 0)
-    first = continued(repeated, canvas[1:], boundary)
-    size = first.shape[-2:]
     y, chains = to_opponent(repeated), [f" of chain {c}" if c else "" for c in range(m)]
     image_m, kernel_m = image.repeated(m), kernel.repeated(m)
-    mean, root = errors.mean.to(y), errors.root.to(y)
 
-    def drawn(name: str, shape: tuple[int, ...]) -> Tensor:
-        return torch.stack([noise(name + chain, shape) for chain in chains], dim=1).flatten(0, 1).to(y)
+    def drawn(name: str, shape: Sequence[int]) -> Tensor:
+        return torch.stack([noise(name + chain, tuple(shape)) for chain in chains], dim=1).flatten(0, 1).to(y)
 
-    x, k = first, mean.expand(len(y), *canvas)
-    solved = k  # of the round before, as the solve left it
     kernels: deque[Tensor] = deque(maxlen=plan.averaged)
-    for t in times(image.schedule, plan.rounds, plan.first, plan.last):
-        t_k = time_of(kernel.schedule, plan.clock * ratio_of(image.schedule, t))
-        t_k = min(max(t_k, plan.kernel_times[0]), plan.kernel_times[1])
-        error, k_error = image_m.error(t, size).to(y), resized(errors.at(t_k, canvas[1:]).to(y), size)
-        begun = (x if plan.carried else first).clamp(-1, 1)
-        x_hat = image_m(image.schedule.diffuse(begun, drawn("image", x.shape[1:]), t), t).x0.clamp(-1, 1)
-        estimate = to_opponent(x_hat)
-        solved = kernel_step(estimate, y, k, error, sigma, mean, root, boundary, ITERATIONS["kernel"], solved)
-        k = centred(solved) if plan.centre else cleared(solved, 0)
-        k_t = kernel.schedule.diffuse(to_model_range(k), drawn("kernel", canvas), t_k)
-        k = cleared(from_model_range(kernel_m(k_t, t_k).x0.clamp(-1, 1)), plan.haze)
-        finite("kernel", k, t)
-        kernels.append(k)
-        extra = resized(kernel_noise(estimate, error, k_error), seen) if plan.uncertain else 0.0
-        x = from_opponent(image_step(estimate, y, k, error, sigma**2 + extra, boundary, ITERATIONS["image"]))
-        residual = (repeated - Convolution(k, size, boundary)(x)).flatten(1).norm(dim=1)
-        yield State(t, t, {"image": x, "kernel": k}, {"image": x_hat}, {"image": x, "kernel": k}, residual)
-    k = cleared(torch.stack(tuple(kernels)).mean(0), plan.haze)
-    kernel_error = plan.remaining * resized(errors.at(plan.kernel_times[0], canvas[1:]).to(y), size)
+    for state in alternated(repeated, image_m, kernel_m, errors, plan, drawn, Known(sigma, boundary)):
+        kernels.append(state.theta["kernel"])
+        yield state
+    x, k = state.theta["image"], cleared(torch.stack(tuple(kernels)).mean(0), plan.haze)
+    kernel_error = plan.remaining * resized(errors.at(plan.kernel_times[0], kernel.shape[1:]).to(y), x.shape[-2:])
     known = Known(sigma, boundary, 1.0, kernel_error if plan.uncertain else None)
     if m > 1:
         steps = image.schedule.pairs(times(image.schedule, plan.polish, 1.0))
@@ -156,6 +137,39 @@ def restore_blind(
     finish = partial(noise, "finish", tuple(x.shape[1:]))
     x = image.schedule.diffuse(x.clamp(-1, 1), finish().to(y), steps[0][0])
     yield from refined(x, measurement, k, image, steps, finish, known._replace(churn=plan.churn))
+
+
+def alternated(
+    measurement: Tensor,
+    image: PriorWithErrors,
+    kernel: NetworkPrior,
+    errors: Errors,
+    plan: Plan,
+    noise: Callable[[str, Sequence[int]], Tensor],
+    known: Known,
+) -> Iterator[State]:
+    """The rounds of `restore_blind`, with noise of a name and a shape a sample."""
+    y, canvas, sigma, boundary = to_opponent(measurement), kernel.shape, known.sigma, known.boundary
+    mean, root = (v.to(y) for v in (errors.mean, errors.root) if v is not None)
+    x = first = continued(measurement, canvas[1:], boundary)
+    k = solved = mean.expand(len(y), *canvas)  # as the solve of the round before left it
+    size = x.shape[-2:]
+    for t in times(image.schedule, plan.rounds, plan.first, plan.last):
+        t_k = time_of(kernel.schedule, plan.clock * ratio_of(image.schedule, t))
+        t_k = min(max(t_k, plan.kernel_times[0]), plan.kernel_times[1])
+        error, k_error = image.error(t, size).to(y), resized(errors.at(t_k, canvas[1:]).to(y), size)
+        begun = (x if plan.carried else first).clamp(-1, 1)
+        x_hat = image(image.schedule.diffuse(begun, noise("image", x.shape[1:]), t), t).x0.clamp(-1, 1)
+        estimate = to_opponent(x_hat)
+        solved = kernel_step(estimate, y, k, error, sigma, mean, root, boundary, ITERATIONS["kernel"], solved)
+        k = centred(solved) if plan.centre else cleared(solved, 0)
+        k_t = kernel.schedule.diffuse(to_model_range(k), noise("kernel", canvas), t_k)
+        k = cleared(from_model_range(kernel(k_t, t_k).x0.clamp(-1, 1)), plan.haze)
+        finite("kernel", k, t)
+        extra = resized(kernel_noise(estimate, error, k_error), y.shape[-2:]) if plan.uncertain else 0.0
+        x = from_opponent(image_step(estimate, y, k, error, sigma**2 + extra, boundary, ITERATIONS["image"]))
+        residual = (measurement - Convolution(k, size, boundary)(x)).flatten(1).norm(dim=1)
+        yield State(t, t, {"image": x, "kernel": k}, {"image": x_hat}, {"image": x, "kernel": k}, residual)
 
 
 def choice(
