@@ -175,6 +175,8 @@ def test_surprise_is_a_gaussian_s_log_density():
         gaussian = torch.distributions.MultivariateNormal((a @ x[i].flatten()), covariance)
         wanted = -2 * gaussian.log_prob(y[i].flatten()) / 256 - torch.log(torch.tensor(2 * torch.pi))
         torch.testing.assert_close(found[i], wanted, rtol=1e-6, atol=1e-6)
+    none, half = (exact_steps.surprise(x, y, kernel, error, 0.1, "circular", w) for w in (0.0, 0.5))
+    torch.testing.assert_close(half, (none + found) / 2)
 
 
 def test_a_spectrum_at_another_size_is_that_of_the_same_field():

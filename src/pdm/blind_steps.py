@@ -36,9 +36,9 @@ class Plan:
     `last`. The kernel's is `clock` times the image's, within `kernel_times`. What lies below `haze` of a kernel's peak
     is cleared, because an estimate's haze costs the image contrast. The kernel is the mean of the last `averaged`. Of
     `chains` from different noise the least surprising one is kept, after `polish` steps each with its own kernel, as a
-    wrong kernel shows only in what it makes of the image; it is judged at the time steps `judged_at`. `finish` steps
-    with the chosen kernel end it, with a share `churn` of fresh noise. In them the kernel's error is `remaining` times
-    that of its prior's estimate at the least noise.
+    wrong kernel shows only in what it makes of the image; `surprise` judges it at the time steps `judged_at` with the
+    weight `log_weight`. `finish` steps with the chosen kernel end it, with a share `churn` of fresh noise. In them the
+    kernel's error is `remaining` times that of its prior's estimate at the least noise.
 
     The last three are for ablations: `carried`, whether a round goes on from the image of the one before, or begins at
     the measurement; `uncertain`, whether the image step counts the kernel's error as noise; `centre`, whether kernels
@@ -55,7 +55,8 @@ class Plan:
     averaged: int = 6
     remaining: float = 0.2
     polish: int = 5
-    judged_at: tuple[int, ...] = (60, 25)
+    judged_at: tuple[int, ...] = (120, 60)
+    log_weight: float = 0.5
     finish: int = 12
     churn: float = 1.0
     carried: bool = True
@@ -67,7 +68,7 @@ class Plan:
             checks.count(name, getattr(self, name))
         for name in ("first", "last", "clock", "remaining"):
             checks.number(name, getattr(self, name), above=0)
-        checks.number("haze", self.haze, least=0)
+        checks.number("haze", self.haze, least=0), checks.number("log_weight", self.log_weight, least=0)
         if self.first < self.last:
             raise ValueError(f"first is {self.first:g} and last {self.last:g}; wanted noise that falls")
         if not 0 <= checks.number("churn", self.churn) <= 1:
@@ -131,7 +132,7 @@ def restore_blind(
         x = image.schedule.diffuse(x.clamp(-1, 1), polish(), steps[0][0])
         for state in refined(x, repeated, k, image_m, steps, polish, known):
             yield state
-        best = choice(state.theta["image"], y, k, image_m, noise, plan.judged_at, known)
+        best = choice(state.theta["image"], y, k, image_m, noise, plan, known)
         x, k = state.theta["image"][best], k[best]
     steps = image.schedule.pairs(times(image.schedule, plan.finish, 1.0))
     finish = partial(noise, "finish", tuple(x.shape[1:]))
@@ -147,13 +148,16 @@ def alternated(
     plan: Plan,
     noise: Callable[[str, Sequence[int]], Tensor],
     known: Known,
+    start: tuple[Tensor, Tensor] | None = None,
 ) -> Iterator[State]:
-    """The rounds of `restore_blind`, with noise of a name and a shape a sample."""
+    """The rounds of `restore_blind`, with noise of a name and a shape a sample, from an image and a kernel if given."""
     y, canvas, sigma, boundary = to_opponent(measurement), kernel.shape, known.sigma, known.boundary
     mean, root = (v.to(y) for v in (errors.mean, errors.root) if v is not None)
     x = first = continued(measurement, canvas[1:], boundary)
     k = solved = mean.expand(len(y), *canvas)  # as the solve of the round before left it
     size = x.shape[-2:]
+    if start is not None:
+        x, k, solved = *start, start[1]
     for t in times(image.schedule, plan.rounds, plan.first, plan.last):
         t_k = time_of(kernel.schedule, plan.clock * ratio_of(image.schedule, t))
         t_k = min(max(t_k, plan.kernel_times[0]), plan.kernel_times[1])
@@ -178,7 +182,7 @@ def choice(
     kernel: Tensor,
     prior: PriorWithErrors,
     noise: NoiseStreams,
-    judged_at: Sequence[int],
+    plan: Plan,
     known: Known,
 ) -> Tensor:
     """Which of a sample's chains is the least surprising, its place among all chains: B.
@@ -187,10 +191,11 @@ def choice(
     """
     m = len(x) // len(noise)
     total = torch.zeros(len(x)).to(y)
-    for t in judged_at:
+    for t in plan.judged_at:
         same = noise("judge", tuple(x.shape[1:])).repeat_interleave(m, 0).to(y)
         x_hat = to_opponent(prior(prior.schedule.diffuse(x.clamp(-1, 1), same, t), t).x0.clamp(-1, 1))
-        total += surprise(x_hat, y, kernel, prior.error(t, x.shape[-2:]).to(y), known.sigma, known.boundary)
+        error = prior.error(t, x.shape[-2:]).to(y)
+        total += surprise(x_hat, y, kernel, error, known.sigma, known.boundary, plan.log_weight)
     return total.view(-1, m).argmin(1) + m * torch.arange(len(noise), device=y.device)
 
 

@@ -188,17 +188,21 @@ def kernel_step(
     return mean + spread(w)
 
 
-def surprise(x_hat: Tensor, y: Tensor, kernel: Tensor, error: Tensor, sigma: float, boundary: str) -> Tensor:
+def surprise(
+    x_hat: Tensor, y: Tensor, kernel: Tensor, error: Tensor, sigma: float, boundary: str, log_weight: float = 1.0
+) -> Tensor:
     """-2 log N(y; k * x_hat, |K|^2 S_x + sigma^2) but for a constant, a mean over frequencies and channels: B.
 
-    Among kernels for one measurement the least surprising one is the likeliest. Args and errors: as `kernel_step`.
+    Among kernels for one measurement the least surprising one is the likeliest, if x_hat knows of y nothing but what
+    the prior told. One that was fitted to y lies nearer to it than the variance says, and then the logarithm of the
+    variance counts for too much; `log_weight` is its weight. Args and errors: as `kernel_step`.
     """
     x_hat, kernel, y, error = fitting(PROBLEM, x_hat, kernel, y, error, boundary=boundary)
-    checks.number("sigma", sigma, above=0)
+    checks.number("sigma", sigma, above=0), checks.number("log_weight", log_weight, least=0)
     size = y.shape[-2:]
     innovation = transfer(kernel, size) * resized(error, size) + sigma**2
     residual = torch.fft.rfft2(y - Convolution(kernel, x_hat.shape[-2:], boundary)(x_hat), norm="ortho")
-    each = residual.abs().square() / innovation + innovation.log()
+    each = residual.abs().square() / innovation + log_weight * innovation.log()
     weight = torch.full((size[1] // 2 + 1,), 2.0, dtype=y.dtype, device=y.device)  # both half planes are alike
     weight[0] = 1
     if size[1] % 2 == 0:

@@ -21,13 +21,13 @@ from pdm.study.problem import Estimate, Measurement
 
 Priors = Mapping[str, NetworkPrior | ConditionalPrior]
 
-planned = partial(method, version=2, settings=Plan, errors=("image", "kernel"))
+planned = partial(method, version=3, settings=Plan, errors=("image", "kernel"))
 
 # Plans were chosen on 32 blurred training photographs, the rivals' settings on 4 to 8 training faces.
 PLANS = {
     "blind_fastest": {"rounds": 20},
     "blind_fast": {"rounds": 30, "chains": 2},
-    "blind_best": {"chains": 12},
+    "blind_best": {"rounds": 30, "chains": 12},
 }
 RIVALS = {
     "diffpir_known": {"evaluations": 100},
