@@ -55,7 +55,7 @@ class Plan:
     averaged: int = 6
     remaining: float = 0.2
     polish: int = 5
-    judged_at: tuple[int, ...] = (120, 60)
+    judged_at: tuple[int, ...] = (60, 25)
     log_weight: float = 0.5
     finish: int = 12
     churn: float = 1.0

@@ -1,0 +1,127 @@
+"""A photo of any size: its parts, one restoration with the kernel known, and the command."""
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from skimage import data as pictures
+
+from pdm import __main__ as command
+from pdm import metrics, photo
+from pdm.blind_steps import Plan
+from pdm.convolutions import Convolution
+from pdm.data import motion_kernels
+from pdm.data.photo_files import read_photo
+
+SIGMA = 0.02
+
+
+def coffee(height, width):
+    values = pictures.coffee()[100 : 100 + height, 200 : 200 + width]
+    return torch.from_numpy(values.copy()).permute(2, 0, 1).float() / 127.5 - 1
+
+
+def blurred(height, width, seed=3):
+    """A crop of a scene that was blurred before it was cropped, what it shows, and its kernel."""
+    kernel = motion_kernels(1, 32, 0.5, torch.Generator().manual_seed(seed))
+    scene = coffee(height + 31, width + 31)
+    y = Convolution(kernel, scene.shape[-2:], "valid")(scene[None])[0]
+    y = y + SIGMA * torch.randn(y.shape, generator=torch.Generator().manual_seed(seed))
+    return y, photo.seen(scene, (32, 32), (height, width)), kernel
+
+
+@pytest.fixture
+def quick(monkeypatch):
+    monkeypatch.setattr(photo, "PLAN", Plan(rounds=2, chains=2, polish=1, finish=1))
+    monkeypatch.setattr(photo, "EVALUATIONS", 2)
+
+
+def test_what_is_seen_lies_where_a_kernel_of_one_pixel_leaves_it():
+    scene, dirac = torch.randn(1, 3, 70, 81), torch.zeros(1, 1, 7, 10)
+    dirac[0, 0, 3, 5] = 1
+    y = Convolution(dirac, (70, 81), "valid")(scene)
+    torch.testing.assert_close(photo.seen(scene, (7, 10), y.shape[-2:]), y, atol=1e-5, rtol=0)
+
+
+def test_the_noise_is_found_beneath_a_photograph():
+    still = torch.zeros(3, 90, 121)
+    for sigma in (0.01, 0.05):
+        noisy = still + sigma * torch.randn(still.shape, generator=torch.Generator().manual_seed(1))
+        assert photo.noise_level(noisy) == pytest.approx(sigma, rel=0.05)
+    y, _, _ = blurred(120, 140)
+    assert photo.noise_level(y) == pytest.approx(SIGMA, rel=0.3)
+
+
+def test_the_liveliest_part_is_where_the_texture_is():
+    y = torch.zeros(1, 3, 60, 80)
+    y[..., 25:45, 50:70] = torch.rand(20, 20, generator=torch.Generator().manual_seed(0))
+    part = photo.liveliest(y, 24)
+    assert part.shape == (1, 3, 24, 24) and part.square().sum() == y.square().sum()
+    assert photo.liveliest(y, 100).shape == (1, 3, 60, 80)
+
+
+def test_light_and_values_are_inverse():
+    values = torch.linspace(-1, 1, 300).view(3, 10, 10)
+    torch.testing.assert_close(photo.from_linear(photo.to_linear(values)), values, atol=1e-5, rtol=0)
+    assert photo.to_linear(torch.zeros(1)).item() == pytest.approx(2 * 0.2140 - 1, abs=1e-3)
+
+
+def test_a_known_kernel_is_undone_at_a_size_that_nothing_divides():
+    y, truth, kernel = blurred(101, 118)
+    found = photo.restore(y, kernel=kernel, sigma=SIGMA)
+    before, after = (metrics.psnr(v[None].clamp(-1, 1), truth[None]).item() for v in (y, found.image))
+    assert found.image.shape == truth.shape and after > before + 4
+    assert 0.5 < found.residual < 1.1
+
+
+def test_a_grey_photo_stays_grey(quick):
+    y, _, _ = blurred(80, 96)
+    found = photo.restore(y[:1])
+    assert found.image.shape == (1, 80, 96) and found.kernel.sum().item() == pytest.approx(1, abs=1e-4)
+
+
+def test_states_are_counted(quick):
+    y, _, kernel = blurred(80, 96)
+    for known in (None, kernel):
+        seen = []
+        photo.restore(y, kernel=known, progress=seen.append)
+        assert len(seen) == photo.states(y, known)
+
+
+def test_the_command_keeps_a_file_s_kind_and_says_what_it_cannot_read(tmp_path, capsys, quick):
+    y, _, _ = blurred(70, 90)
+    pixels = ((y.clamp(-1, 1) + 1) * 127.5).round().byte().permute(1, 2, 0).numpy()
+    folder = tmp_path / "in"
+    folder.mkdir()
+    Image.fromarray(pixels).save(folder / "a.png")
+    Image.fromarray(np.array(Image.fromarray(pixels).convert("L"))).save(folder / "b.jpg")
+    (folder / "c.png").write_bytes(b"no picture")
+    out, kernels = tmp_path / "out", tmp_path / "kernels"
+    arguments = ["restore", str(folder), "-o", str(out), "--kernel", str(kernels), "--quiet"]
+    assert command.main(arguments) == 1
+    said = capsys.readouterr()
+    assert "c.png is no photo" in said.err and "a.png: noise" in said.out
+    assert sorted(p.name for p in out.iterdir()) == ["a.png", "b.jpg"]
+    assert read_photo(out / "a.png").image.shape == (3, 70, 90) and read_photo(out / "b.jpg").image.shape == (1, 70, 90)
+    assert read_photo(kernels / "a_kernel.png").image.shape == (1, 32, 32)
+    before = (out / "a.png").stat().st_mtime_ns
+    assert command.main([*arguments, "--go-on"]) == 1 and (out / "a.png").stat().st_mtime_ns == before
+
+
+@pytest.mark.parametrize(
+    ("arguments", "wanted"),
+    [
+        (["none.png"], "no photo"),
+        (["empty"], "holds no photos"),
+        (["a.png", "-o", "a.png"], "written over"),
+        (["a.png", "-o", "b.xyz"], "suffix"),
+        (["a.png", "-o", "b.png", "--kernel", "b.png"], "written over"),
+    ],
+)
+def test_wrong_arguments_are_refused_before_any_work(tmp_path, monkeypatch, capsys, arguments, wanted):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "empty").mkdir()
+    Image.fromarray(np.zeros((70, 70, 3), np.uint8)).save(tmp_path / "a.png")
+    with pytest.raises(SystemExit) as end:
+        command.main(["restore", *arguments])
+    assert end.value.code == 2 and wanted in capsys.readouterr().err
