@@ -186,6 +186,27 @@ def test_the_choice_is_the_chain_with_the_true_kernel():
     assert (best % 3 == true).sum() >= 5 and (best // 3).tolist() == list(range(6))
 
 
+def test_clipped_pixels_say_nothing():
+    """Whatever stands there, the restoration is the same, and nearer than one that takes it for the truth."""
+    image, _ = committed()
+    x, kernels, y = photographs(2)
+    clipped = torch.zeros(2, 1, *y.shape[-2:], dtype=torch.bool)
+    clipped[..., 20:30, 10:30] = True
+
+    def restored(value, **more):
+        spoilt = torch.where(clipped, torch.full_like(y, value), y)
+        told = {"sigma": SIGMA, "seeds": [1, 2], "clipped": clipped} | more
+        return final(restore_known(spoilt, kernels, image, 3, **told))
+
+    one, other, trusted = restored(1.0), restored(-1.0), restored(1.0, clipped=None)
+    torch.testing.assert_close(one.theta["image"], other.theta["image"])
+    torch.testing.assert_close(one.loss, other.loss)
+    assert ((one.theta["image"] - x).square().mean() < (trusted.theta["image"] - x).square().mean() / 2).item()
+    for wrong in (clipped[:1], clipped.float(), [True]):
+        with pytest.raises(ValueError, match="clipped is"):
+            next(restore_known(y, kernels, image, 3, sigma=SIGMA, seeds=[1, 2], clipped=wrong))
+
+
 def test_haze_is_cleared_and_the_sum_stays_one():
     kernel = torch.tensor([[[[0.5, 0.02], [0.4, -0.1]]]])
     torch.testing.assert_close(cleared(kernel, 0.05), torch.tensor([[[[5 / 9, 0.0], [4 / 9, 0.0]]]]))

@@ -58,6 +58,10 @@ def test_the_liveliest_part_is_where_the_texture_is():
     part = photo.liveliest(y, 24)
     assert part.shape == (1, 3, 24, 24) and part.square().sum() == y.square().sum()
     assert photo.liveliest(y, 100).shape == (1, 3, 60, 80)
+    clipped = torch.zeros(1, 1, 60, 80, dtype=torch.bool)
+    clipped[..., 25:45, 50:70] = True
+    y[..., 2:10, 2:10] = 0.1 * torch.rand(8, 8, generator=torch.Generator().manual_seed(1))
+    assert photo.liveliest(y, 12, clipped).abs().max() <= 0.1
 
 
 def test_light_and_values_are_inverse():

@@ -87,6 +87,7 @@ def restore_known(
     start: Tensor | None = None,
     kernel_error: Tensor | None = None,
     inflation: tuple[float, float] = INFLATION,
+    clipped: Tensor | None = None,
 ) -> Iterator[State]:
     """Restore images that known kernels blurred: `evaluations` states, the last clean.
 
@@ -96,7 +97,8 @@ def restore_known(
     errors; `evaluations`, how many or the time steps themselves; `sigma` the noise's standard deviation; `seeds`, one a
     sample; `first` the noise over signal to begin with; `start` B C H W, an image to begin with in place of noise
     alone; `kernel_error` the power spectrum of what the kernel may be off by, as `kernel_noise` takes it; `inflation`
-    as `inflated` takes it. With the boundary "valid" the image is larger than what is seen.
+    as `inflated` takes it; `clipped` B 1 H W bool, pixels of the measurement that tell nothing, as their light was more
+    than the camera holds. With the boundary "valid" the image is larger than what is seen.
     Raises: ValueError before the first evaluation.
     """
     checks.kernels("kernel", kernel)
@@ -113,7 +115,7 @@ def restore_known(
     shape = (measurement.shape[1], *[n + m for n, m in zip(measurement.shape[-2:], more, strict=True)])
     if kernel_error is not None:
         (kernel_error,) = fitting(f"kernel_error 1 {shape[1]} {shape[2] // 2 + 1}", kernel_error)
-    settings = Known(sigma, boundary, churn, kernel_error, inflation)
+    settings = Known(sigma, boundary, churn, kernel_error, inflation, masked(clipped, measurement))
     listed = isinstance(evaluations, Sequence) and not isinstance(evaluations, str)
     steps = prior.schedule.pairs(evaluations if listed else times(prior.schedule, evaluations, first))  # type: ignore[arg-type]
     x = noise("image", shape).to(measurement)
@@ -137,6 +139,22 @@ class Known(NamedTuple):
     churn: float = 1.0
     kernel_error: Tensor | None = None
     inflation: tuple[float, float] = INFLATION
+    clipped: Tensor | None = None
+
+    def told(self, y: Tensor, blur: Callable[[Tensor], Tensor], estimate: Tensor) -> Tensor:
+        """The measurement y with what the estimate makes of its clipped pixels, which then say nothing against it."""
+        return y if self.clipped is None else torch.where(self.clipped, blur(estimate), y)
+
+
+def masked(clipped: Tensor | None, measurement: Tensor) -> Tensor | None:
+    """Clipped pixels as they are asked for, or None. Raises: ValueError for other than B 1 H W bool."""
+    if clipped is not None:
+        wanted = (len(measurement), 1, *measurement.shape[-2:])
+        if not isinstance(clipped, Tensor) or clipped.dtype != torch.bool or tuple(clipped.shape) != wanted:
+            came = f"{tuple(clipped.shape)} {clipped.dtype}" if isinstance(clipped, Tensor) else type(clipped).__name__
+            raise ValueError(f"clipped is {came}; wanted a mask {wanted}, torch.bool")
+        return clipped.to(measurement.device)
+    return None
 
 
 def inflated(error: Tensor, ratio: float, inflation: tuple[float, float] = INFLATION) -> Tensor:
@@ -170,9 +188,10 @@ def refined(
         extra: Tensor | float = 0.0
         if known.kernel_error is not None:
             extra = resized(kernel_noise(estimate, error, known.kernel_error), y.shape[-2:])
-        x0 = from_opponent(image_step(estimate, y, kernel, error, known.sigma**2 + extra, known.boundary))
+        told = known.told(y, blur, estimate)
+        x0 = from_opponent(image_step(estimate, told, kernel, error, known.sigma**2 + extra, known.boundary))
         finite("image", x0, t)
-        residual = (measurement - blur(x0)).flatten(1).norm(dim=1)
+        residual = (known.told(measurement, blur, x0) - blur(x0)).flatten(1).norm(dim=1)
         if s >= 0:
             old, fresh = schedule.noise_from(x, x0, t), noise().to(y)
             x = schedule.diffuse(x0, math.sqrt(1 - known.churn) * old + math.sqrt(known.churn) * fresh, s)

@@ -20,6 +20,8 @@ from pdm.sampler import State
 PLAN = Plan(rounds=20, chains=4, finish=1)
 REGION = 192  # pixels a side that the kernel is found on
 EVALUATIONS = 12
+REACH = 8  # pixels around a clipped one that are left out of account
+CLIPPED = 1 - 2 / 255  # a colour that is as bright as the camera can hold, give or take one step of 8 bits
 LEAST_SIGMA = 0.02  # what is assumed at least, for what a camera does besides blur and noise
 
 
@@ -88,10 +90,11 @@ def restore_steps(
     (photo,) = fitting("photo C H W", photo)
     priors = priors or Priors.load()
     y = colours(to_linear(photo) if linear else photo)[None]
+    clipped = (photo >= CLIPPED).any(0)[None, None]
     found = noise_level(photo) if sigma is None else sigma
     assumed = max(found, LEAST_SIGMA)
     if kernel is None:
-        region = liveliest(y, REGION)
+        region = liveliest(y, REGION, clipped)
         given = priors.kernel_given_y.given(y)
         told = {"sigma": assumed, "seeds": [seed], "boundary": "valid"}
         steps = restore_blind(region, priors.image, given, priors.kernel.errors, PLAN, **told)
@@ -103,11 +106,12 @@ def restore_steps(
     size = [n + k - 1 for n, k in zip(y.shape[-2:], kernel.shape[-2:], strict=True)]
     error = PLAN.remaining * resized(priors.kernel.errors.at(20, kernel.shape[-2:]).to(y), size)
     told = {"sigma": assumed, "seeds": [seed], "boundary": "valid"}
+    told |= {"clipped": clipped} if clipped.any() else {}
     last = restore_known(y, kernel, priors.image, EVALUATIONS, churn=1.0, kernel_error=error, **told)
     for state in last:
         yield state
     frame = state.theta["image"]
-    residual = rms(y - Convolution(kernel, size, "valid")(frame)) / found
+    residual = rms((y - Convolution(kernel, size, "valid")(frame)) * ~clipped) / found
     image = seen(frame, kernel.shape[-2:], photo.shape[-2:])[0]
     image = (from_linear(image) if linear else image).clamp(-1, 1)
     return Restored(image.mean(0, keepdim=True) if len(photo) == 1 else image, kernel[0], found, residual)
@@ -130,11 +134,14 @@ def noise_level(photo: Tensor) -> float:
     return max(diagonal.abs().flatten(1).median(dim=1).values.mean().item() / 0.6745, 1e-3)
 
 
-def liveliest(y: Tensor, side: int) -> Tensor:
-    """The square part of B C H W, at most `side` pixels a side, with the most gradient."""
+def liveliest(y: Tensor, side: int, clipped: Tensor | None = None) -> Tensor:
+    """The square part of B C H W, at most `side` pixels a side, with the most gradient away from clipped pixels."""
     height, width = (min(side, n) for n in y.shape[-2:])
     grey = y.mean((0, 1))
     energy = F.pad(grey.diff(dim=0).abs(), (0, 0, 0, 1)) + F.pad(grey.diff(dim=1).abs(), (0, 1))
+    if clipped is not None:  # what surrounds them is wrong by a kernel's reach too
+        near = F.max_pool2d(clipped[0].float(), 2 * REACH + 1, 1, REACH)[0] > 0
+        energy = energy * torch.where(near, 1e-3, 1.0)
     total = F.pad(energy.double().cumsum(0).cumsum(1), (1, 0, 1, 0))
     sums = total[height:, width:] - total[:-height, width:] - total[height:, :-width] + total[:-height, :-width]
     row, column = divmod(int(sums.argmax()), sums.shape[1])
