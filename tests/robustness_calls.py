@@ -15,7 +15,18 @@ import torch
 from conftest import tiny
 from PIL import Image
 
-from pdm import blind_steps, constraints, convolutions, data, exact_steps, few_steps, guidance, metrics, operators
+from pdm import (
+    blind_steps,
+    constraints,
+    convolutions,
+    data,
+    exact_steps,
+    few_steps,
+    guidance,
+    metrics,
+    operators,
+    photo,
+)
 from pdm.baselines import diffpir, fast_em, gibbs_ddrm, ilvr, pan, self_deblur, supervised, wiener
 from pdm.data import photo_files
 from pdm.models import (
@@ -799,6 +810,16 @@ CALLS = {
         images("measurement", factor=2, seeds=lambda: [3, 4]),
         words=("x",),
     ),
+    # ---- one photo ----
+    "photo.noise_level": call(photo.noise_level, "photo:tensor", lambda: {"photo": rand(3, 12, 13)}),
+    "photo.liveliest": call(
+        photo.liveliest, "y:tensor side:whole", lambda: {"y": rand(1, 3, 12, 13), "side": 8}, words=("y",)
+    ),
+    "photo.seen": call(
+        lambda frame: photo.seen(frame, (3, 5), (10, 12)), "frame:tensor", lambda: {"frame": rand(1, 3, 12, 16)}
+    ),
+    "photo.to_linear": call(photo.to_linear, "photo:tensor", lambda: {"photo": rand(3, 8, 9)}),
+    "photo.from_linear": call(photo.from_linear, "image:tensor", lambda: {"image": rand(3, 8, 9)}),
     # ---- study ----
     "study.score.has_diverged": call(score.has_diverged, "ratio:tensor", lambda: {"ratio": torch.tensor([1.0, 5.0])}),
     "study.score.residual_ratio": call(
@@ -858,6 +879,11 @@ EXEMPT |= dict.fromkeys(
 EXEMPT |= dict.fromkeys(
     ("few_steps.PriorWithErrors", "few_steps.PriorWithErrors.error", "few_steps.ratio_of"),
     "a protocol; a time step of ours",
+)
+EXEMPT |= dict.fromkeys(("few_steps.masked", "few_steps.Known.told"), "in few_steps.restore_known, tests/test_few_steps.py")
+EXEMPT |= dict.fromkeys(
+    ("photo.Priors", "photo.Priors.load", "photo.Restored", "photo.restore", "photo.restore_steps", "photo.states"),
+    "takes the committed priors, tests/test_photo.py",
 )
 EXEMPT |= dict.fromkeys(("schedule.rounded",), "an inner step, which the formulas call")
 EXEMPT |= dict.fromkeys(("guidance.operator_parameters",), "takes a function alone")

@@ -27,7 +27,7 @@ def blurred(height, width, seed=3):
     scene = coffee(height + 31, width + 31)
     y = Convolution(kernel, scene.shape[-2:], "valid")(scene[None])[0]
     y = y + SIGMA * torch.randn(y.shape, generator=torch.Generator().manual_seed(seed))
-    return y, photo.seen(scene, (32, 32), (height, width)), kernel
+    return y, photo.seen(scene[None], (32, 32), (height, width))[0], kernel
 
 
 @pytest.fixture
@@ -67,7 +67,7 @@ def test_the_liveliest_part_is_where_the_texture_is():
 def test_light_and_values_are_inverse():
     values = torch.linspace(-1, 1, 300).view(3, 10, 10)
     torch.testing.assert_close(photo.from_linear(photo.to_linear(values)), values, atol=1e-5, rtol=0)
-    assert photo.to_linear(torch.zeros(1)).item() == pytest.approx(2 * 0.2140 - 1, abs=1e-3)
+    assert photo.to_linear(torch.zeros(1, 1, 1)).item() == pytest.approx(2 * 0.2140 - 1, abs=1e-3)
 
 
 def test_a_known_kernel_is_undone_at_a_size_that_nothing_divides():
@@ -89,7 +89,31 @@ def test_states_are_counted(quick):
     for known in (None, kernel):
         seen = []
         photo.restore(y, kernel=known, progress=seen.append)
-        assert len(seen) == photo.states(y, known)
+        assert len(seen) == photo.states(known is not None)
+
+
+@pytest.mark.parametrize(
+    ("change", "wanted"),
+    [
+        ({"photo": torch.zeros(2, 80, 80)}, "2 channels"),
+        ({"photo": torch.zeros(3, 80, 60)}, "64"),
+        ({"photo": torch.full((3, 80, 80), torch.nan)}, "photo"),
+        ({"sigma": 0.0}, "sigma"),
+        ({"kernel": torch.ones(1, 1, 3, 3)}, "sum"),
+        ({"kernel": torch.full((1, 1, 90, 90), 1 / 8100)}, "large|measurement|at most"),
+        ({"seed": -1}, "seed"),
+    ],
+)
+def test_bad_input_is_refused_before_the_first_evaluation(change, wanted):
+    class Forbidden:
+        """A prior that must not be evaluated."""
+
+        def __call__(self, *_):
+            raise AssertionError("evaluated")
+
+    priors = photo.Priors.load()._replace(image=Forbidden())
+    with pytest.raises(ValueError, match=wanted):
+        next(photo.restore_steps(**({"photo": torch.rand(3, 80, 80), "priors": priors} | change)))
 
 
 def test_the_command_keeps_a_file_s_kind_and_says_what_it_cannot_read(tmp_path, capsys, quick):

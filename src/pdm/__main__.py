@@ -33,7 +33,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     command.add_argument("--quiet", action="store_true", help="no progress bar")
     chosen = parser.parse_args(arguments)
     try:
-        jobs = list(places(chosen.photos, chosen.out, chosen.kernel))
+        jobs = list(_places(chosen.photos, chosen.out, chosen.kernel))
     except ValueError as error:
         parser.error(str(error))
     try:
@@ -43,7 +43,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 130
 
 
-def places(photos: Sequence[Path], out: Path | None, kernel: Path | None) -> Iterator[tuple[Path, Path, Path | None]]:
+def _places(photos: Sequence[Path], out: Path | None, kernel: Path | None) -> Iterator[tuple[Path, Path, Path | None]]:
     """Each photo with the file that it is restored to, and that of its kernel or None.
 
     Raises: ValueError for a photo that is missing, an empty folder, a file for several photos, a suffix that pictures
@@ -87,7 +87,7 @@ def _restored(jobs: list[tuple[Path, Path, Path | None]], chosen: argparse.Names
             writes(target, held)
             priors = priors or photo.Priors.load()
             sigma = None if chosen.sigma is None else chosen.sigma * 2 / 255
-            with tqdm(total=photo.states(held.image), desc=path.name, disable=chosen.quiet, leave=False) as bar:
+            with tqdm(total=photo.states(), desc=path.name, disable=chosen.quiet, leave=False) as bar:
 
                 def tell(state, bar=bar):
                     rms = state.loss.min().item() / state.theta["image"][0].numel() ** 0.5

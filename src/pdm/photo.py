@@ -9,8 +9,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from pdm import checks
 from pdm.blind_steps import Plan, restore_blind
-from pdm.convolutions import Convolution, fitting
+from pdm.convolutions import Convolution, fitting, pixels
 from pdm.exact_steps import resized
 from pdm.few_steps import restore_known
 from pdm.models import AnySize, ConditionalPrior, NetworkPrior, load_prior
@@ -20,6 +21,7 @@ from pdm.sampler import State
 PLAN = Plan(rounds=20, chains=4, finish=1)
 REGION = 192  # pixels a side that the kernel is found on
 EVALUATIONS = 12
+WINDOW = 64  # pixels a side that a measurement's spectrum takes
 REACH = 8  # pixels around a clipped one that are left out of account
 CLIPPED = 1 - 2 / 255  # a colour that is as bright as the camera can hold, give or take one step of 8 bits
 LEAST_SIGMA = 0.02  # what is assumed at least, for what a camera does besides blur and noise
@@ -66,7 +68,7 @@ def restore(
     seed: int = 0,
     progress: Callable[[State], None] | None = None,
 ) -> Restored:
-    """Restore a blurred photo, C H W in [-1, 1]; `progress` is called with each state of `restore_steps`."""
+    """Restore a blurred photo; `progress` is called with each state of `restore_steps`, which has the rest."""
     steps = restore_steps(photo, priors, sigma=sigma, kernel=kernel, linear=linear, seed=seed)
     while True:
         try:
@@ -86,56 +88,80 @@ def restore_steps(
     linear: bool = False,
     seed: int = 0,
 ) -> Generator[State, None, Restored]:
-    """The states of `restore`, which returns what it returns."""
-    (photo,) = fitting("photo C H W", photo)
-    priors = priors or Priors.load()
-    y = colours(to_linear(photo) if linear else photo)[None]
+    """The states on the way to a restored photo: first those that find the kernel, then those of the whole image.
+
+    The kernel is found by `restore_blind` on the part with the most gradient, the image by `restore_known`. A photo is
+    a crop: its image reaches beyond it by the kernel's half, and there is no false boundary.
+    Args: `photo` C H W in [-1, 1], grey or in three colours, 64 pixels a side at least; `priors`, the committed ones if
+    None; `sigma`, the noise's standard deviation; `kernel` 1 1 h w or 1 h w of sum 1, if it is known; `linear`, whether
+    the blur is of light and the photo's values are sRGB; `seed` of the noise. Returns: `Restored`.
+    Raises: ValueError before the first evaluation.
+    """
+    (photo,) = fitting("photo C H W", checks.tensor("photo", photo, "C H W", WINDOW))
+    if len(photo) not in (1, 3):
+        raise ValueError(f"photo has {len(photo)} channels; wanted 1 or 3")
+    if sigma is not None:
+        checks.number("sigma", sigma, above=0)
+    if kernel is not None:
+        kernel = checks.kernels("kernel", kernel[None] if kernel.dim() == 3 else kernel)
+        if kernel.shape[-2] > photo.shape[-2] or kernel.shape[-1] > photo.shape[-1]:
+            raise ValueError(f"the kernel has {tuple(kernel.shape[-2:])} pixels; wanted at most the photo's")
+    priors, seeds = priors or Priors.load(), checks.seeds([seed])
+    y = _colours(to_linear(photo) if linear else photo)[None]
     clipped = (photo >= CLIPPED).any(0)[None, None]
     found = noise_level(photo) if sigma is None else sigma
     assumed = max(found, LEAST_SIGMA)
     if kernel is None:
         region = liveliest(y, REGION, clipped)
         given = priors.kernel_given_y.given(y)
-        told = {"sigma": assumed, "seeds": [seed], "boundary": "valid"}
+        told = {"sigma": assumed, "seeds": seeds, "boundary": "valid"}
         steps = restore_blind(region, priors.image, given, priors.kernel.errors, PLAN, **told)
         for state in steps:
             yield state
         kernel = state.theta["kernel"]
-        misfit = rms(region - Convolution(kernel, state.theta["image"].shape[-2:], "valid")(state.theta["image"]))
+        misfit = _rms(region - Convolution(kernel, state.theta["image"].shape[-2:], "valid")(state.theta["image"]))
         assumed = max(assumed, misfit)
     size = [n + k - 1 for n, k in zip(y.shape[-2:], kernel.shape[-2:], strict=True)]
     error = PLAN.remaining * resized(priors.kernel.errors.at(20, kernel.shape[-2:]).to(y), size)
-    told = {"sigma": assumed, "seeds": [seed], "boundary": "valid"}
+    told = {"sigma": assumed, "seeds": seeds, "boundary": "valid"}
     told |= {"clipped": clipped} if clipped.any() else {}
     last = restore_known(y, kernel, priors.image, EVALUATIONS, churn=1.0, kernel_error=error, **told)
     for state in last:
         yield state
     frame = state.theta["image"]
-    residual = rms((y - Convolution(kernel, size, "valid")(frame)) * ~clipped) / found
+    residual = _rms((y - Convolution(kernel, size, "valid")(frame)) * ~clipped) / found
     image = seen(frame, kernel.shape[-2:], photo.shape[-2:])[0]
     image = (from_linear(image) if linear else image).clamp(-1, 1)
     return Restored(image.mean(0, keepdim=True) if len(photo) == 1 else image, kernel[0], found, residual)
 
 
-def states(photo: Tensor, kernel: Tensor | None = None) -> int:
-    """How many states `restore_steps` yields."""
-    return EVALUATIONS if kernel is not None else PLAN.rounds + PLAN.polish + PLAN.finish + EVALUATIONS
+def states(known: bool = False) -> int:
+    """How many states `restore_steps` yields, with the kernel known or not."""
+    return EVALUATIONS if known else PLAN.rounds + PLAN.polish + PLAN.finish + EVALUATIONS
 
 
-def colours(image: Tensor) -> Tensor:
+def _colours(image: Tensor) -> Tensor:
     """A grey image, 1 H W, as three equal colours; one of three colours as it is."""
     return image.expand(3, -1, -1) if len(image) == 1 else image
 
 
 def noise_level(photo: Tensor) -> float:
-    """The noise's standard deviation: the median of the finest diagonal Haar wavelets (Donoho and Johnstone 1994)."""
+    """The noise's standard deviation in C H W: the median of the finest Haar wavelets (Donoho and Johnstone 1994).
+
+    Raises: ValueError for another shape, sides below 2, or values that are not finite.
+    """
+    (photo,) = fitting("photo C h W", checks.tensor("photo", photo, "C H W", 2))
     down = photo[..., 1:, :] - photo[..., :-1, :]
     diagonal = (down[..., 1:] - down[..., :-1])[..., ::2, ::2] / 2
     return max(diagonal.abs().flatten(1).median(dim=1).values.mean().item() / 0.6745, 1e-3)
 
 
 def liveliest(y: Tensor, side: int, clipped: Tensor | None = None) -> Tensor:
-    """The square part of B C H W, at most `side` pixels a side, with the most gradient away from clipped pixels."""
+    """The square part of B C H W, at most `side` pixels a side, with the most gradient away from clipped pixels.
+
+    Raises: ValueError for another shape, or sides below 2.
+    """
+    checks.tensor("y", y, least=2), checks.count("side", side)
     height, width = (min(side, n) for n in y.shape[-2:])
     grey = y.mean((0, 1))
     energy = F.pad(grey.diff(dim=0).abs(), (0, 0, 0, 1)) + F.pad(grey.diff(dim=1).abs(), (0, 1))
@@ -149,23 +175,31 @@ def liveliest(y: Tensor, side: int, clipped: Tensor | None = None) -> Tensor:
 
 
 def seen(frame: Tensor, canvas: tuple[int, int], size: tuple[int, int]) -> Tensor:
-    """The part of an image that the measurement of `size` shows, of the frame that reaches beyond it by a kernel."""
+    """Of a frame that reaches beyond what is seen by a kernel's half, the part that is seen: `size` of its pixels.
+
+    Raises: ValueError for a size or canvas that is none, or a frame too small for them.
+    """
+    canvas, size = pixels("canvas", canvas), pixels("size", size)
+    wanted = [n + k - 1 for n, k in zip(size, canvas, strict=True)]
+    checks.tensor("frame", frame, f"B C {wanted[0]} {wanted[1]}")
     top, left = (n - 1 - n // 2 for n in canvas)
     return frame[..., top : top + size[0], left : left + size[1]]
 
 
-def rms(values: Tensor) -> float:
+def _rms(values: Tensor) -> float:
     """Root mean square."""
     return math.sqrt(values.square().mean().item())
 
 
 def to_linear(photo: Tensor) -> Tensor:
-    """sRGB values in [-1, 1] as amounts of light in [-1, 1] (IEC 61966-2-1)."""
+    """sRGB values in [-1, 1] as amounts of light in [-1, 1] (IEC 61966-2-1). Raises: ValueError unless C H W."""
+    checks.tensor("photo", photo, "C H W")
     value = (photo + 1) / 2
     return 2 * torch.where(value <= 0.04045, value / 12.92, ((value.clamp(min=0) + 0.055) / 1.055) ** 2.4) - 1
 
 
 def from_linear(image: Tensor) -> Tensor:
-    """Undo `to_linear`."""
+    """Undo `to_linear`, with its errors; what lies outside [-1, 1] is moved to its ends."""
+    checks.tensor("image", image, "C H W")
     value = ((image + 1) / 2).clamp(0, 1)
     return 2 * torch.where(value <= 0.0031308, 12.92 * value, 1.055 * value ** (1 / 2.4) - 0.055) - 1
