@@ -880,7 +880,9 @@ EXEMPT |= dict.fromkeys(
     ("few_steps.PriorWithErrors", "few_steps.PriorWithErrors.error", "few_steps.ratio_of"),
     "a protocol; a time step of ours",
 )
-EXEMPT |= dict.fromkeys(("few_steps.masked", "few_steps.Known.told"), "in few_steps.restore_known, tests/test_few_steps.py")
+EXEMPT |= dict.fromkeys(
+    ("few_steps.masked", "few_steps.Known.told"), "in few_steps.restore_known, tests/test_few_steps.py"
+)
 EXEMPT |= dict.fromkeys(
     ("photo.Priors", "photo.Priors.load", "photo.Restored", "photo.restore", "photo.restore_steps", "photo.states"),
     "takes the committed priors, tests/test_photo.py",

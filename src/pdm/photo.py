@@ -111,7 +111,9 @@ def restore_steps(
     clipped = (photo >= CLIPPED).any(0)[None, None]
     found = noise_level(photo) if sigma is None else sigma
     assumed = max(found, LEAST_SIGMA)
+    error = None
     if kernel is None:
+        error = priors.kernel.errors.at(PLAN.kernel_times[0], priors.kernel.shape[1:]).to(y)
         region = liveliest(y, REGION, clipped)
         given = priors.kernel_given_y.given(y)
         told = {"sigma": assumed, "seeds": seeds, "boundary": "valid"}
@@ -122,10 +124,11 @@ def restore_steps(
         misfit = _rms(region - Convolution(kernel, state.theta["image"].shape[-2:], "valid")(state.theta["image"]))
         assumed = max(assumed, misfit)
     size = [n + k - 1 for n, k in zip(y.shape[-2:], kernel.shape[-2:], strict=True)]
-    error = PLAN.remaining * resized(priors.kernel.errors.at(20, kernel.shape[-2:]).to(y), size)
     told = {"sigma": assumed, "seeds": seeds, "boundary": "valid"}
     told |= {"clipped": clipped} if clipped.any() else {}
-    last = restore_known(y, kernel, priors.image, EVALUATIONS, churn=1.0, kernel_error=error, **told)
+    if error is not None:
+        told |= {"churn": 1.0, "kernel_error": PLAN.remaining * resized(error, size)}
+    last = restore_known(y, kernel, priors.image, EVALUATIONS, **told)
     for state in last:
         yield state
     frame = state.theta["image"]
