@@ -52,7 +52,7 @@ def algorithm_1(case: Case, steps: int = 1000) -> Found:
     """Algorithm 1 at 64x64, the size of its priors: the picture is averaged down, and what it gives interpolated."""
     small = F.interpolate(_model_range(case.y)[None], (64, 64), mode="area").expand(1, 3, 64, 64)
     priors = {"image": _priors().image.prior, "kernel": _priors().kernel}
-    image = blind_dps(Measurement(small, SIGMA, (0,)), priors, steps=steps).image
+    image = blind_dps(Measurement(small, seeds=(0,), sigma=SIGMA), priors, steps=steps).image
     large = F.interpolate(image.mean(1, keepdim=True), tuple(case.y.shape), mode="bicubic", align_corners=False)
     return _unit(large[0, 0]), None
 
