@@ -818,6 +818,12 @@ CALLS = {
     "photo.seen": call(
         lambda frame: photo.seen(frame, (3, 5), (10, 12)), "frame:tensor", lambda: {"frame": rand(1, 3, 12, 16)}
     ),
+    "photo.extent": call(
+        photo.extent, "kernel:tensor share:number", lambda: {"kernel": kernel(1, 1, 7, 5), "share": 0.1}
+    ),
+    "photo.enlarged": call(
+        photo.enlarged, "kernel:tensor scale:whole", lambda: {"kernel": kernel(1, 1, 8, 8), "scale": 2}
+    ),
     "photo.to_linear": call(photo.to_linear, "photo:tensor", lambda: {"photo": rand(3, 8, 9)}),
     "photo.from_linear": call(photo.from_linear, "image:tensor", lambda: {"image": rand(3, 8, 9)}),
     # ---- study ----

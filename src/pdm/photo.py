@@ -12,14 +12,16 @@ from torch import Tensor
 from pdm import checks
 from pdm.blind_steps import Plan, restore_blind
 from pdm.convolutions import Convolution, fitting, pixels
-from pdm.exact_steps import resized
+from pdm.exact_steps import centred, resized
 from pdm.few_steps import restore_known
 from pdm.models import AnySize, ConditionalPrior, NetworkPrior, load_prior
 from pdm.sampler import State
 
 # Chosen on eight BSDS photographs of the training set, blurred by random motion.
 PLAN = Plan(rounds=20, chains=4, finish=1)
-REGION = 192  # pixels a side that the kernel is found on
+SCALES = (4, 2, 1)  # how much a photo is averaged down by, in turn
+REGION, COARSE = 192, 128  # pixels a side that the kernel is found on, at the finest scale and above
+WIDE = 13  # pixels: a kernel that spans more does not fit the canvas at the next finer scale
 EVALUATIONS = 12
 WINDOW = 64  # pixels a side that a measurement's spectrum takes
 REACH = 8  # pixels around a clipped one that are left out of account
@@ -113,16 +115,8 @@ def restore_steps(
     assumed = max(found, LEAST_SIGMA)
     error = None
     if kernel is None:
-        error = priors.kernel.errors.at(PLAN.kernel_times[0], priors.kernel.shape[1:]).to(y)
-        region = liveliest(y, REGION, clipped)
-        given = priors.kernel_given_y.given(y)
-        told = {"sigma": assumed, "seeds": seeds, "boundary": "valid"}
-        steps = restore_blind(region, priors.image, given, priors.kernel.errors, PLAN, **told)
-        for state in steps:
-            yield state
-        kernel = state.theta["kernel"]
-        misfit = _rms(region - Convolution(kernel, state.theta["image"].shape[-2:], "valid")(state.theta["image"]))
-        assumed = max(assumed, misfit)
+        kernel, misfit = yield from _kernel_steps(y, clipped, priors, assumed, seeds)
+        error, assumed = priors.kernel.errors.at(PLAN.kernel_times[0], kernel.shape[-2:]).to(y), max(assumed, misfit)
     size = [n + k - 1 for n, k in zip(y.shape[-2:], kernel.shape[-2:], strict=True)]
     told = {"sigma": assumed, "seeds": seeds, "boundary": "valid"}
     told |= {"clipped": clipped} if clipped.any() else {}
@@ -138,9 +132,61 @@ def restore_steps(
     return Restored(image.mean(0, keepdim=True) if len(photo) == 1 else image, kernel[0], found, residual)
 
 
+def _kernel_steps(
+    y: Tensor, clipped: Tensor, priors: Priors, sigma: float, seeds: list[int]
+) -> Generator[State, None, tuple[Tensor, float]]:
+    """Find the kernel, coarse to fine: at the first scale where it is too wide for the next one, or the finest.
+
+    Returns it at the photo's scale, and the root mean square of what it leaves unexplained.
+    """
+    for scale in SCALES:
+        small, region = F.avg_pool2d(y, scale), REGION if scale == 1 else COARSE
+        if min(small.shape[-2:]) < WINDOW:
+            continue
+        part = liveliest(small, region, F.max_pool2d(clipped.float(), scale) > 0)
+        given, errors = priors.kernel_given_y.given(small), priors.kernel.errors
+        told = {"sigma": sigma, "seeds": seeds, "boundary": "valid"}
+        for state in restore_blind(part, priors.image, given, errors, PLAN, **told):
+            yield state
+        kernel = state.theta["kernel"]
+        if scale == 1 or extent(kernel) > WIDE:
+            break
+    blur = Convolution(kernel, state.theta["image"].shape[-2:], "valid")
+    return enlarged(kernel, scale), _rms(part - blur(state.theta["image"]))
+
+
+def extent(kernel: Tensor, share: float = 0.1) -> int:
+    """Pixels that a kernel 1 1 h w spans, along rows or columns, by what is above a share of its peak.
+
+    Raises: ValueError for another shape, or a share of the peak's own or more.
+    """
+    kernel = checks.kernels("kernel", kernel)
+    if not 0 <= checks.number("share", share) < 1:
+        raise ValueError(f"share is {share}; wanted 0 to 1, below 1")
+    above = kernel[0, 0] > share * kernel.max()
+    spans = [above.any(dim).nonzero() for dim in (0, 1)]
+    return max(int(place.max() - place.min()) + 1 for place in spans)
+
+
+def enlarged(kernel: Tensor, scale: int) -> Tensor:
+    """A kernel 1 1 h w of a picture averaged down by `scale`, as that of the picture; cut to where it is not 0.
+
+    Raises: ValueError for another shape or scale.
+    """
+    kernel = checks.kernels("kernel", kernel)
+    if checks.count("scale", scale) == 1:
+        return kernel
+    large = centred(F.interpolate(kernel, scale_factor=scale, mode="bilinear"))
+    middle = large.shape[-1] // 2
+    reach = max(int((p - middle).abs().max()) for p in (large[0, 0] > 1e-3 * large.max()).nonzero().T)
+    cut = slice(max(0, middle - reach), middle + reach + 1)
+    cut_out = large[..., cut, cut]
+    return cut_out / cut_out.sum()
+
+
 def states(known: bool = False) -> int:
-    """How many states `restore_steps` yields, with the kernel known or not."""
-    return EVALUATIONS if known else PLAN.rounds + PLAN.polish + PLAN.finish + EVALUATIONS
+    """How many states `restore_steps` yields at most, with the kernel known or not."""
+    return EVALUATIONS if known else len(SCALES) * (PLAN.rounds + PLAN.polish + PLAN.finish) + EVALUATIONS
 
 
 def _colours(image: Tensor) -> Tensor:
