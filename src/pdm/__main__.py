@@ -63,8 +63,8 @@ def _places(photos: Sequence[Path], out: Path | None, kernel: Path | None) -> It
     taken: set[Path] = set()
     for path in files:
         target = path.with_name(f"{path.stem}_sharp{path.suffix}") if out is None else _place(out, path.name, several)
-        if target.suffix.lower() not in Image.registered_extensions() or not _can_write(target):
-            target = target.with_suffix(".png") if out is None or several else target
+        if (out is None or several) and not _can_write(target):
+            target = target.with_suffix(".png")
         writes(target)
         beside = None if kernel is None else _place(kernel, f"{path.stem}_kernel.png", several)
         if beside is not None:
@@ -104,8 +104,6 @@ def _restored(jobs: list[tuple[Path, Path, Path | None]], chosen: argparse.Names
             failed += 1
             continue
         print(f"{target}: noise {found.sigma * 127.5:.1f} of 255, residual {found.residual:.2f} times the noise")
-        for warning in found.warnings:
-            print(f"  {warning}")
     return 1 if failed else 0
 
 

@@ -17,7 +17,7 @@ from pdm.few_steps import restore_known
 from pdm.models import AnySize, ConditionalPrior, NetworkPrior, load_prior
 from pdm.sampler import State
 
-# Chosen on eight BSDS photographs of the training set, blurred by random motion.
+# Tried on parts of eight BSDS photographs of the training set, blurred by random motion.
 PLAN = Plan(rounds=20, chains=4, finish=1)
 SCALES = (4, 2, 1)  # how much a photo is averaged down by, in turn
 REGION, COARSE = 192, 128  # pixels a side that the kernel is found on, at the finest scale and above
@@ -48,30 +48,18 @@ class Restored:
     """A photo restored: `image` C H W in [-1, 1], the `kernel` 1 h w of sum 1 that blurred it, and how far to trust it.
 
     `sigma` is the noise's standard deviation in the photo, estimated where it was not given, and `residual` the root
-    mean square of photo - kernel * image in units of it. `warnings` are sentences. `unchanged` says that the photo was
-    handed back as it came, because in doubt no change is better than a wrong one.
+    mean square of photo - kernel * image in units of it.
     """
 
     image: Tensor
     kernel: Tensor
     sigma: float
     residual: float
-    warnings: tuple[str, ...] = ()
-    unchanged: bool = False
 
 
-def restore(
-    photo: Tensor,
-    priors: Priors | None = None,
-    *,
-    sigma: float | None = None,
-    kernel: Tensor | None = None,
-    linear: bool = False,
-    seed: int = 0,
-    progress: Callable[[State], None] | None = None,
-) -> Restored:
-    """Restore a blurred photo; `progress` is called with each state of `restore_steps`, which has the rest."""
-    steps = restore_steps(photo, priors, sigma=sigma, kernel=kernel, linear=linear, seed=seed)
+def restore(photo: Tensor, *args, progress: Callable[[State], None] | None = None, **options) -> Restored:
+    """Run `restore_steps`, with its arguments and errors, to its end; `progress` is called with each state."""
+    steps = restore_steps(photo, *args, **options)
     while True:
         try:
             state = next(steps)
@@ -105,7 +93,8 @@ def restore_steps(
     if sigma is not None:
         checks.number("sigma", sigma, above=0)
     if kernel is not None:
-        kernel = checks.kernels("kernel", kernel[None] if kernel.dim() == 3 else kernel)
+        of_three = isinstance(kernel, Tensor) and kernel.dim() == 3
+        kernel = checks.kernels("kernel", kernel[None] if of_three else kernel)
         if kernel.shape[-2] > photo.shape[-2] or kernel.shape[-1] > photo.shape[-1]:
             raise ValueError(f"the kernel has {tuple(kernel.shape[-2:])} pixels; wanted at most the photo's")
     priors, seeds = priors or Priors.load(), checks.seeds([seed])

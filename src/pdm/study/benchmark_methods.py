@@ -73,8 +73,10 @@ def row(name: str, case: Case, protocol: Protocol, scale: str) -> dict:
     key |= {"inputs": {part: cache.digest(getattr(case, part)) for part in ("y", "truth", "kernel")}}
     if name in ("restore", "known_kernel", "blind_dps"):
         sources = ("image", "kernel", "kernel_given_y") if name == "restore" else ("image", "kernel")
-        key |= {"weights": {source: [prior_card(source)["sha256"], ""] for source in sources}}
-        key |= {"settings": {} if name == "blind_dps" else _settings()}
+        cards = {source: prior_card(source) for source in sources}
+        key |= {"weights": {source: [card["sha256"], ""] for source, card in cards.items()}}
+        key |= {"errors": {source: card.get("errors", {}).get("sha256") for source, card in cards.items()}}
+        key |= {"settings": _settings(name)}
 
     def compute() -> dict:
         begin = time.perf_counter()
@@ -90,14 +92,16 @@ def table(rows: dict[str, Sequence[dict]], seed: int = 0, groups: bool = False) 
     """A row a method, or a method and a group, of `row`s by method's name.
 
     `error_ratio` is the mean of the squared error over that of "known_kernel", `success_2` the share of cases where it
-    is 2 or less, `below_input` how many have a lower PSNR than "blurred". Raises: KeyError without these two.
+    is 2 or less, `below_input` how many have a lower PSNR than "blurred". The interval is over pictures.
+    Raises: KeyError without these two.
     """
     frames = {name: pd.DataFrame(found).set_index("case") for name, found in rows.items()}
     known, base, out = frames["known_kernel"], frames["blurred"], []
     for name, frame in frames.items():
         for group, part in frame.groupby("group") if groups else [("", frame)]:
             ratio = part.ssd / known.ssd[part.index]
-            low, high = bootstrap(part.psnr.to_numpy(), seed)
+            picture = [case.rpartition("_kernel")[0] or case.rpartition("_flit")[0] or case for case in part.index]
+            low, high = bootstrap(part.psnr.to_numpy(), seed, groups=picture)
             found = {"group": group} if groups else {}
             found |= {"method": name, "n": len(part), "psnr": part.psnr.mean(), "psnr_lo": low, "psnr_hi": high}
             found |= {"least": part.psnr.min(), "below_input": int((part.psnr < base.psnr[part.index] - 1e-9).sum())}
@@ -113,10 +117,14 @@ def _priors() -> photo.Priors:
     return photo.Priors.load()
 
 
-def _settings() -> dict:
-    plan = {name: list(v) if isinstance(v, tuple) else v for name, v in asdict(photo.PLAN).items()}
-    told = {"region": photo.REGION, "evaluations": photo.EVALUATIONS, "least_sigma": photo.LEAST_SIGMA, "sigma": SIGMA}
-    return plan | told
+def _settings(name: str) -> dict:
+    """What a method's numbers depend on: of `photo`, its constants."""
+    wanted = {"restore": "PLAN SCALES REGION COARSE WIDE EVALUATIONS REACH CLIPPED LEAST_SIGMA"}
+    wanted["known_kernel"] = "EVALUATIONS CLIPPED LEAST_SIGMA"
+    found = {n: getattr(photo, n) for n in wanted.get(name, "").split()} | (
+        {} if name == "restore" else {"sigma": SIGMA}
+    )
+    return {n: asdict(v) if isinstance(v, photo.Plan) else v for n, v in found.items()}
 
 
 def _model_range(values: Tensor) -> Tensor:
