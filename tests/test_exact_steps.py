@@ -77,6 +77,28 @@ def test_the_image_step_is_the_gaussian_conditional(boundary, coloured):
 
 
 @pytest.mark.parametrize("boundary", BOUNDARIES)
+def test_frames_of_one_scene_are_one_gaussian_conditional(boundary):
+    """Two scenes of three frames: the frames of a scene stand below one another in one system."""
+    x, _, error, _ = problem(boundary, channels=1, size=8)
+    g = torch.Generator().manual_seed(3)
+    kernel = torch.rand(6, 1, 3, 4, generator=g, dtype=torch.float64)
+    kernel = kernel / kernel.sum((1, 2, 3), keepdim=True)
+    scenes, x_hat = x.repeat(3, 1, 1, 1), (x + 0.3 * torch.randn(x.shape, generator=g, dtype=x.dtype)).repeat(3, 1, 1, 1)
+    y = blur(scenes, kernel, boundary)
+    y = y + 0.1 * torch.randn(y.shape, generator=g, dtype=y.dtype)
+    found = exact_steps.image_step(x_hat, y, kernel, error, 0.01, boundary, iterations=300, frames=3)
+    torch.testing.assert_close(found, found[:2].repeat(3, 1, 1, 1))
+    s = dense(lambda v: exact_steps.filtered(v, error), x[0])
+    for i in range(2):
+        a = torch.cat([dense(lambda v, f=f: blur(v, kernel[f, None], boundary), x[i]) for f in (i, i + 2, i + 4)])
+        gain = s @ a.T @ torch.linalg.inv(a @ s @ a.T + 0.01 * torch.eye(len(a), dtype=a.dtype))
+        wanted = x_hat[i].flatten() + gain @ (y[i::2].flatten() - a @ x_hat[i].flatten())
+        torch.testing.assert_close(found[i].flatten(), wanted, rtol=1e-4, atol=1e-5)
+    with pytest.raises(ValueError, match="6 samples for 4 frames"):
+        exact_steps.image_step(x_hat, y, kernel, error, 0.01, boundary, frames=4)
+
+
+@pytest.mark.parametrize("boundary", BOUNDARIES)
 def test_the_kernel_step_is_the_gaussian_conditional(boundary):
     x, kernel, error, y = problem(boundary)
     g = torch.Generator().manual_seed(2)

@@ -134,6 +134,34 @@ def test_an_unknown_kernel_in_tens():
     assert mnc(found, kernels).median() > mnc(floor, kernels).median()
 
 
+def test_a_frame_taken_twice_is_one_of_half_the_noise():
+    """With an exact prior, and the same draws: the closed form of two equal measurements."""
+    x, prior = fields(2), Field(spectrum())
+    kernel = motion_kernels(2, 9, 0.5, torch.Generator().manual_seed(2))
+    y = noisy(blur(x, kernel), [0, 1], SIGMA)
+    once = restore_known(y, kernel, prior, 5, sigma=SIGMA / 2**0.5, seeds=[3, 4])
+    twice = restore_known(y.repeat(2, 1, 1, 1), kernel.repeat(2, 1, 1, 1), prior, 5, sigma=SIGMA, seeds=[3, 4], frames=2)
+    wanted, found = final(once).x["image"], final(twice)
+    assert found.x["image"].shape == x.shape and found.loss.shape == (4,)
+    assert (found.x["image"] - wanted).norm() < 0.05 * wanted.norm()
+
+
+def test_three_frames_tell_more_than_one():
+    images, _, _ = photographs()
+    image, kernel = committed()
+    kernels = motion_kernels(12, 32, 0.5, torch.Generator().manual_seed(5))
+    y = noisy(blur(images.repeat(3, 1, 1, 1), kernels), range(12), SIGMA)
+    plan, given = Plan(rounds=10, chains=2, polish=2, finish=4), {"sigma": SIGMA, "seeds": range(4)}
+    given_y = load_prior("kernel_given_y", precision=torch.float32)
+    one = final(restore_blind(y[:4], image, given_y.given(y[:4]), kernel.errors, plan, **given))
+    three = final(restore_blind(y, image, given_y.given(y), kernel.errors, plan, **given, frames=3))
+    assert three.theta["kernel"].shape == (12, 1, 32, 32) and three.x["image"].shape == images.shape
+    gain = psnr(three.x["image"].clamp(-1, 1), images) - psnr(one.x["image"].clamp(-1, 1), images)
+    assert gain.mean() > 1 and gain.median() > 1
+    with pytest.raises(ValueError, match="4 seeds for 12 measurements; wanted one for 2 frames"):
+        next(restore_blind(y, image, kernel, kernel.errors, plan, **given, frames=2))
+
+
 def test_chains_are_judged_and_one_is_kept():
     _, _, y = photographs(2)
     image, kernel = committed()

@@ -98,6 +98,7 @@ def restore_blind(
     sigma: float,
     seeds: Sequence[int],
     boundary: str = "reflect",
+    frames: int = 1,
 ) -> Iterator[State]:
     """Restore images and find the kernels that blurred them: a state a round, then those of `restore_known`.
 
@@ -106,9 +107,10 @@ def restore_blind(
     noise. `theta` holds all chains, B chains, those of a sample side by side; from the choice on B.
     Args: `measurement` B C H W; `image`, a prior with errors; `kernel`, a prior of kernels, of those that could have
     blurred this measurement (`ConditionalPrior.given`) or of all; `errors`, of the prior of all kernels; `plan`; the
-    others as `restore_known`. Raises: ValueError before the first evaluation.
+    others as `restore_known`. Of several `frames` of a scene, all kernels must have their centres of mass at one place.
+    Raises: ValueError before the first evaluation.
     """
-    measurement, noise = posed(measurement, sigma, seeds, boundary, BOUNDARIES)
+    measurement, noise = posed(measurement, sigma, seeds, boundary, BOUNDARIES, frames)
     if errors is None or errors.mean is None or errors.root is None:
         raise ValueError("the errors have no mean and root of kernels; wanted those of the kernel prior")
     m = plan.chains
@@ -120,12 +122,13 @@ def restore_blind(
         return torch.stack([noise(name + chain, tuple(shape)) for chain in chains], dim=1).flatten(0, 1).to(y)
 
     kernels: deque[Tensor] = deque(maxlen=plan.averaged)
-    for state in alternated(repeated, image_m, kernel_m, errors, plan, drawn, Known(sigma, boundary)):
+    known = Known(sigma, boundary, frames=frames)
+    for state in alternated(repeated, image_m, kernel_m, errors, plan, drawn, known):
         kernels.append(state.theta["kernel"])
         yield state
     x, k = state.theta["image"], cleared(torch.stack(tuple(kernels)).mean(0), plan.haze)
     kernel_error = plan.remaining * resized(errors.at(plan.kernel_times[0], kernel.shape[1:]).to(y), x.shape[-2:])
-    known = Known(sigma, boundary, 1.0, kernel_error if plan.uncertain else None)
+    known = known._replace(kernel_error=kernel_error if plan.uncertain else None)
     if m > 1:
         steps = image.schedule.pairs(times(image.schedule, plan.polish, 1.0))
         polish = partial(drawn, "polish", x.shape[1:])
@@ -133,7 +136,7 @@ def restore_blind(
         for state in refined(x, repeated, k, image_m, steps, polish, known):
             yield state
         best = choice(state.theta["image"], y, k, image_m, noise, plan, known)
-        x, k = state.theta["image"][best], k[best]
+        x, k = state.theta["image"][best], k.unflatten(0, (frames, -1))[:, best].flatten(0, 1)
     steps = image.schedule.pairs(times(image.schedule, plan.finish, 1.0))
     finish = partial(noise, "finish", tuple(x.shape[1:]))
     x = image.schedule.diffuse(x.clamp(-1, 1), finish().to(y), steps[0][0])
@@ -153,7 +156,7 @@ def alternated(
     """The rounds of `restore_blind`, with noise of a name and a shape a sample, from an image and a kernel if given."""
     y, canvas, sigma, boundary = to_opponent(measurement), kernel.shape, known.sigma, known.boundary
     mean, root = (v.to(y) for v in (errors.mean, errors.root) if v is not None)
-    x = first = continued(measurement, canvas[1:], boundary)
+    x = first = continued(measurement, canvas[1:], boundary).unflatten(0, (known.frames, -1)).mean(0)
     k = solved = mean.expand(len(y), *canvas)  # as the solve of the round before left it
     size = x.shape[-2:]
     if start is not None:
@@ -161,18 +164,20 @@ def alternated(
     for t in times(image.schedule, plan.rounds, plan.first, plan.last):
         t_k = time_of(kernel.schedule, plan.clock * ratio_of(image.schedule, t))
         t_k = min(max(t_k, plan.kernel_times[0]), plan.kernel_times[1])
-        error, k_error = image.error(t, size).to(y), resized(errors.at(t_k, canvas[1:]).to(y), size)
+        error, k_error = known.each(image.error(t, size).to(y)), resized(errors.at(t_k, canvas[1:]).to(y), size)
         begun = (x if plan.carried else first).clamp(-1, 1)
         x_hat = image(image.schedule.diffuse(begun, noise("image", x.shape[1:]), t), t).x0.clamp(-1, 1)
-        estimate = to_opponent(x_hat)
+        estimate = known.each(to_opponent(x_hat))
         solved = kernel_step(estimate, y, k, error, sigma, mean, root, boundary, ITERATIONS["kernel"], solved)
         k = centred(solved) if plan.centre else cleared(solved, 0)
-        k_t = kernel.schedule.diffuse(to_model_range(k), noise("kernel", canvas), t_k)
+        fresh = torch.cat([noise(f"kernel{f or ''}", canvas) for f in range(known.frames)])
+        k_t = kernel.schedule.diffuse(to_model_range(k), fresh, t_k)
         k = cleared(from_model_range(kernel(k_t, t_k).x0.clamp(-1, 1)), plan.haze)
         finite("kernel", k, t)
         extra = resized(kernel_noise(estimate, error, k_error), y.shape[-2:]) if plan.uncertain else 0.0
-        x = from_opponent(image_step(estimate, y, k, error, sigma**2 + extra, boundary, ITERATIONS["image"]))
-        residual = (measurement - Convolution(k, size, boundary)(x)).flatten(1).norm(dim=1)
+        step = image_step(estimate, y, k, error, sigma**2 + extra, boundary, ITERATIONS["image"], known.frames)
+        x = from_opponent(step[: len(x)])
+        residual = (measurement - Convolution(k, size, boundary)(known.each(x))).flatten(1).norm(dim=1)
         yield State(t, t, {"image": x, "kernel": k}, {"image": x_hat}, {"image": x, "kernel": k}, residual)
 
 
@@ -193,9 +198,10 @@ def choice(
     total = torch.zeros(len(x)).to(y)
     for t in plan.judged_at:
         same = noise("judge", tuple(x.shape[1:])).repeat_interleave(m, 0).to(y)
-        x_hat = to_opponent(prior(prior.schedule.diffuse(x.clamp(-1, 1), same, t), t).x0.clamp(-1, 1))
-        error = prior.error(t, x.shape[-2:]).to(y)
-        total += surprise(x_hat, y, kernel, error, known.sigma, known.boundary, plan.log_weight)
+        x_hat = known.each(to_opponent(prior(prior.schedule.diffuse(x.clamp(-1, 1), same, t), t).x0.clamp(-1, 1)))
+        error = known.each(prior.error(t, x.shape[-2:]).to(y))
+        each = surprise(x_hat, y, kernel, error, known.sigma, known.boundary, plan.log_weight)
+        total += each.unflatten(0, (known.frames, -1)).sum(0)
     return total.view(-1, m).argmin(1) + m * torch.arange(len(noise), device=y.device)
 
 

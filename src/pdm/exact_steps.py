@@ -56,21 +56,26 @@ def resized(power: Tensor, size: Sequence[int]) -> Tensor:
 
 
 def conjugate_gradients(
-    apply: Linear, b: Tensor, precondition: Linear, iterations: int, start: Tensor | None = None
+    apply: Linear, b: Tensor, precondition: Linear, iterations: int, start: Tensor | None = None, frames: int = 1
 ) -> Tensor:
     """Solve apply(x) = b, apply symmetric and positive, each sample B *S by itself, in so many iterations from `start`.
 
-    Without one it is 0.
+    Without one it is 0. The `frames` of a sample, as `image_step` has them, are one system.
     """
+
+    def dot(a: Tensor, b: Tensor) -> Tensor:
+        each = (a * b).flatten(1).sum(1).reshape(-1, *[1] * (a.dim() - 1))
+        return each if frames == 1 else _joint(each, frames)
+
     x, residual = (torch.zeros_like(b), b) if start is None else (start, b - apply(start))
     direction = z = precondition(residual)
-    square = _dot(residual, z)
+    square = dot(residual, z)
     for _ in range(iterations):
         image = apply(direction)
-        length = square / _dot(direction, image).clamp(min=1e-30)
+        length = square / dot(direction, image).clamp(min=1e-30)
         x, residual = x + length * direction, residual - length * image
         z = precondition(residual)
-        square, before = _dot(residual, z), square
+        square, before = dot(residual, z), square
         direction = z + square / before.clamp(min=1e-30) * direction
     return x
 
@@ -100,15 +105,18 @@ def image_step(
     noise: Tensor | float,
     boundary: str = "reflect",
     iterations: int = 8,
+    frames: int = 1,
 ) -> Tensor:
     """E[x | y, k] for x ~ N(x_hat, error): B C H W.
 
     x_hat + S A^T (A S A^T + R)^-1 (y - A x_hat), S the circulant matrix of `error` and R that of `noise`.
+    With several `frames` of one scene each, B holds all first frames, then all second ones, and A has them one below
+    the other: x_hat must be the same in all frames of a scene, and so is what is returned.
     Args: `x_hat` B C H W and `y`; `kernel` B 1 h w; `error`, the power spectrum of x - x_hat, C H W//2+1 or one each;
     `noise`, the variance of y's noise, or its power spectrum B C and the half plane of y's size: with the kernel's own
     uncertainty, `kernel_noise`, the step does not sharpen by what may not be there.
     Raises: ValueError for shapes, numbers of samples or dtypes that do not fit, values that are not finite, spectra and
-    noise not above 0, fewer than 0 iterations, and as `Convolution`.
+    noise not above 0, fewer than 0 iterations, samples that are no multiple of `frames`, and as `Convolution`.
     """
     spectra = [noise] if isinstance(noise, Tensor) and noise.numel() != 1 else []
     shapes = PROBLEM + ", noise C Y U" * len(spectra)
@@ -117,20 +125,28 @@ def image_step(
         checks.number("noise", noise.item() if isinstance(noise, Tensor) else noise, above=0)
         spectra = [torch.as_tensor(noise, dtype=y.dtype, device=y.device).reshape(1, 1, 1, 1)]
     checks.count("iterations", iterations, 0)
+    if len(y) % checks.count("frames", frames):
+        raise ValueError(f"there are {len(y)} samples for {frames} frames each; wanted as many of each frame")
     size, seen = x_hat.shape[-2:], y.shape[-2:]
     blur = Convolution(kernel, size, boundary)
+
+    def back(u: Tensor) -> Tensor:  # S A^T u
+        each = blur.adjoint(u)
+        return filtered(each if frames == 1 else _joint(each, frames), error)
+
     innovation = transfer(kernel, seen) * resized(error, seen) + spectra[0]
     residual = y - blur(x_hat)
-    if boundary == "circular":
+    if boundary == "circular" and frames == 1:
         u = filtered(residual, 1 / innovation)
     else:
         u = conjugate_gradients(
-            lambda u: blur(filtered(blur.adjoint(u), error)) + filtered(u, spectra[0]),
+            lambda u: blur(back(u)) + filtered(u, spectra[0]),
             residual,
             lambda u: filtered(u, 1 / innovation),
             iterations,
+            frames=frames,
         )
-    return x_hat + filtered(blur.adjoint(u), error)
+    return x_hat + back(u)
 
 
 def kernel_noise(x_hat: Tensor, error: Tensor, kernel_error: Tensor) -> Tensor:
@@ -229,5 +245,6 @@ def centred(kernel: Tensor) -> Tensor:
     return moved / moved.sum((1, 2, 3), keepdim=True).clamp(min=1e-12)
 
 
-def _dot(a: Tensor, b: Tensor) -> Tensor:
-    return (a * b).flatten(1).sum(1).reshape(-1, *[1] * (a.dim() - 1))
+def _joint(values: Tensor, frames: int) -> Tensor:
+    """For each frame the sum over all frames of its scene: the samples are all first frames, then all second ones."""
+    return values.unflatten(0, (frames, -1)).sum(0).repeat(frames, *[1] * (values.dim() - 1))

@@ -57,18 +57,24 @@ def time_of(schedule: Schedule, ratio: float) -> int:
 
 
 def posed(
-    measurement: Tensor, sigma: float, seeds: Sequence[int], boundary: str, boundaries: Sequence[str] = BOUNDARIES[:3]
+    measurement: Tensor,
+    sigma: float,
+    seeds: Sequence[int],
+    boundary: str,
+    boundaries: Sequence[str] = BOUNDARIES[:3],
+    frames: int = 1,
 ) -> tuple[Tensor, NoiseStreams]:
     """What all restorations are asked: the measurement B C H W, checked, and its samples' noise.
 
-    Raises: ValueError for another shape, a sigma not above 0, other than one seed a sample, a boundary that is none of
-    `boundaries`.
+    Raises: ValueError for another shape, a sigma not above 0, other than one seed for the `frames` of a sample, a
+    boundary that is none of `boundaries`.
     """
     (measurement,) = fitting("measurement B C H W", measurement)
     checks.number("sigma", sigma, above=0), checks.choice("boundary", boundary, boundaries)
     noise = NoiseStreams(seeds)
-    if len(noise) != len(measurement):
-        raise ValueError(f"{len(noise)} seeds for {len(measurement)} measurements; wanted one each")
+    if len(noise) * checks.count("frames", frames) != len(measurement):
+        each = "one each" if frames == 1 else f"one for {frames} frames"
+        raise ValueError(f"{len(noise)} seeds for {len(measurement)} measurements; wanted {each}")
     return measurement, noise
 
 
@@ -88,6 +94,7 @@ def restore_known(
     kernel_error: Tensor | None = None,
     inflation: tuple[float, float] = INFLATION,
     clipped: Tensor | None = None,
+    frames: int = 1,
 ) -> Iterator[State]:
     """Restore images that known kernels blurred: `evaluations` states, the last clean.
 
@@ -98,12 +105,13 @@ def restore_known(
     sample; `first` the noise over signal to begin with; `start` B C H W, an image to begin with in place of noise
     alone; `kernel_error` the power spectrum of what the kernel may be off by, as `kernel_noise` takes it; `inflation`
     as `inflated` takes it; `clipped` B 1 H W bool, pixels of the measurement that tell nothing, as their light was more
-    than the camera holds. With the boundary "valid" the image is larger than what is seen.
+    than the camera holds; `frames` of one scene each: `measurement`, `kernel` and `clipped` then hold all first frames,
+    then all second ones. With the boundary "valid" the image is larger than what is seen.
     Raises: ValueError before the first evaluation.
     """
     checks.kernels("kernel", kernel)
     measurement, kernel = fitting("measurement B C Y X, kernel B 1 h w", measurement, kernel)
-    measurement, noise = posed(measurement, sigma, seeds, boundary, BOUNDARIES)
+    measurement, noise = posed(measurement, sigma, seeds, boundary, BOUNDARIES, frames)
     if not 0 <= checks.number("churn", churn) <= 1:
         raise ValueError(f"churn is {churn}; wanted 0 to 1")
     if not isinstance(inflation, Sequence) or len(inflation) != 2:
@@ -115,7 +123,7 @@ def restore_known(
     shape = (measurement.shape[1], *[n + m for n, m in zip(measurement.shape[-2:], more, strict=True)])
     if kernel_error is not None:
         (kernel_error,) = fitting(f"kernel_error 1 {shape[1]} {shape[2] // 2 + 1}", kernel_error)
-    settings = Known(sigma, boundary, churn, kernel_error, inflation, masked(clipped, measurement))
+    settings = Known(sigma, boundary, churn, kernel_error, inflation, masked(clipped, measurement), frames)
     listed = isinstance(evaluations, Sequence) and not isinstance(evaluations, str)
     steps = prior.schedule.pairs(evaluations if listed else times(prior.schedule, evaluations, first))  # type: ignore[arg-type]
     x = noise("image", shape).to(measurement)
@@ -140,6 +148,11 @@ class Known(NamedTuple):
     kernel_error: Tensor | None = None
     inflation: tuple[float, float] = INFLATION
     clipped: Tensor | None = None
+    frames: int = 1
+
+    def each(self, image: Tensor) -> Tensor:
+        """What is one for each scene, B C H W, for each of its frames; what is one for all scenes stays."""
+        return image if self.frames == 1 or image.dim() == 3 else image.repeat(self.frames, 1, 1, 1)
 
     def told(self, y: Tensor, blur: Callable[[Tensor], Tensor], estimate: Tensor) -> Tensor:
         """The measurement y with what the estimate makes of its clipped pixels, which then say nothing against it."""
@@ -182,16 +195,19 @@ def refined(
     blur = Convolution(kernel, size, known.boundary)
     for t, s in steps:
         measured = prior.error(t, size).to(y)  # first: a prior without errors is refused before it is evaluated
-        error = inflated(measured, ratio_of(schedule, t), known.inflation)
+        error = known.each(inflated(measured, ratio_of(schedule, t), known.inflation))
         x_hat = prior(x, t).x0.clamp(-1, 1)
-        estimate = to_opponent(x_hat)
+        estimate = known.each(to_opponent(x_hat))
         extra: Tensor | float = 0.0
         if known.kernel_error is not None:
             extra = resized(kernel_noise(estimate, error, known.kernel_error), y.shape[-2:])
         told = known.told(y, blur, estimate)
-        x0 = from_opponent(image_step(estimate, told, kernel, error, known.sigma**2 + extra, known.boundary))
+        noise_power = known.sigma**2 + extra
+        step = image_step(estimate, told, kernel, error, noise_power, known.boundary, frames=known.frames)
+        x0 = from_opponent(step[: len(x)])
         finite("image", x0, t)
-        residual = (known.told(measurement, blur, x0) - blur(x0)).flatten(1).norm(dim=1)
+        seen = blur(known.each(x0))
+        residual = (known.told(measurement, blur, known.each(x0)) - seen).flatten(1).norm(dim=1)
         if s >= 0:
             old, fresh = schedule.noise_from(x, x0, t), noise().to(y)
             x = schedule.diffuse(x0, math.sqrt(1 - known.churn) * old + math.sqrt(known.churn) * fresh, s)
