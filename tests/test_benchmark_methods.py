@@ -8,7 +8,9 @@ from skimage import data as pictures
 
 from pdm import photo
 from pdm.blind_steps import Plan
+from pdm.kernel_refinement import Refinement
 from pdm.operators import blur
+from pdm.photo_kernels import Search
 from pdm.study import __main__ as command
 from pdm.study import benchmark_methods, benchmarks, cache
 
@@ -17,8 +19,8 @@ from pdm.study import benchmark_methods, benchmarks, cache
 def folder(tmp_path, monkeypatch):
     """One photograph by one kernel, in the form of levin.npz, and results that go elsewhere."""
     monkeypatch.setenv("PDM_RESULTS", str(tmp_path / "results"))
-    monkeypatch.setattr(photo, "PLAN", Plan(rounds=1, chains=1, finish=1))
-    monkeypatch.setattr(photo, "EVALUATIONS", 2)
+    quick = Search(Plan(rounds=1, chains=1, finish=1), Refinement(begun=1, rounds=1), (1.0,), narrow=0, doubtful=1e9)
+    monkeypatch.setattr(benchmark_methods, "SEARCH", quick)
     x = torch.from_numpy(pictures.camera()[100:180, 200:290].astype(np.float32) / 255)
     kernel = torch.zeros(27, 27)
     kernel[13, 9:18] = 1 / 9
@@ -75,6 +77,6 @@ def test_a_record_s_key_tells_settings_apart(folder, monkeypatch):
     seen = []
     monkeypatch.setattr(cache, "recorded", lambda scale, key, *_: seen.append(key))
     benchmark_methods.row("restore", case, benchmarks.LEVIN, "smoke")
-    monkeypatch.setattr(photo, "EVALUATIONS", 3)
+    monkeypatch.setattr(photo, "LEAST_SIGMA", 0.03)
     benchmark_methods.row("restore", case, benchmarks.LEVIN, "smoke")
     assert seen[0] != seen[1] and seen[0]["case"] == "im1_kernel1"

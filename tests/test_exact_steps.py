@@ -117,6 +117,21 @@ def test_the_kernel_step_is_the_gaussian_conditional(boundary):
     torch.testing.assert_close(again, found, rtol=1e-4, atol=1e-6)
 
 
+def test_independent_pixels_are_a_diagonal_root():
+    x, kernel, error, y = problem("valid")
+    g = torch.Generator().manual_seed(4)
+    mean, deviation = kernel.flip(-1), 0.02 + 0.1 * torch.rand(2, 1, 5, 5, generator=g, dtype=torch.float64)
+    found = exact_steps.kernel_step(x, y, kernel, error, 0.1, mean, deviation, "valid", iterations=200)
+    for i in range(2):
+        one = slice(i, i + 1)
+        given = x[one], y[one], kernel[one], error, 0.1, mean[one]
+        root = torch.diag(deviation[i].flatten())
+        wanted = exact_steps.kernel_step(*given, root, "valid", iterations=200)
+        torch.testing.assert_close(found[one], wanted, rtol=1e-5, atol=1e-8)
+    given = x, y, kernel, error, 0.1, mean, deviation, "valid"
+    torch.testing.assert_close(exact_steps.kernel_step(*given, iterations=0, start=found), found)
+
+
 def test_a_kernel_step_may_begin_where_another_ended():
     x, kernel, error, y = problem("reflect")
     g = torch.Generator().manual_seed(2)

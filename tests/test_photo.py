@@ -7,11 +7,13 @@ from PIL import Image
 from skimage import data as pictures
 
 from pdm import __main__ as command
-from pdm import metrics, photo
+from pdm import metrics, photo, photo_kernels
 from pdm.blind_steps import Plan
 from pdm.convolutions import Convolution
 from pdm.data import motion_kernels
 from pdm.data.photo_files import read_photo
+from pdm.kernel_refinement import Refinement
+from pdm.photo_kernels import Priors, Search
 
 SIGMA = 0.02
 
@@ -30,10 +32,9 @@ def blurred(height, width, seed=3):
     return y, photo.seen(scene[None], (32, 32), (height, width))[0], kernel
 
 
-@pytest.fixture
-def quick(monkeypatch):
-    monkeypatch.setattr(photo, "PLAN", Plan(rounds=2, chains=2, polish=1, finish=1))
-    monkeypatch.setattr(photo, "EVALUATIONS", 2)
+# two rounds may find what they like
+QUICK = Search(Plan(rounds=2, chains=2, polish=1, finish=1), Refinement(begun=1, rounds=1), narrow=0, doubtful=1e9)
+FAST = {"search": QUICK, "evaluations": 2}
 
 
 def test_what_is_seen_lies_where_a_kernel_of_one_pixel_leaves_it():
@@ -55,29 +56,33 @@ def test_the_noise_is_found_beneath_a_photograph():
 def test_the_liveliest_part_is_where_the_texture_is():
     y = torch.zeros(1, 3, 60, 80)
     y[..., 25:45, 50:70] = torch.rand(20, 20, generator=torch.Generator().manual_seed(0))
-    part = photo.liveliest(y, 24)
+    part = photo_kernels.liveliest(y, 24)
     assert part.shape == (1, 3, 24, 24) and part.square().sum() == y.square().sum()
-    assert photo.liveliest(y, 100).shape == (1, 3, 60, 80)
+    assert photo_kernels.liveliest(y, 100).shape == (1, 3, 60, 80)
     clipped = torch.zeros(1, 1, 60, 80, dtype=torch.bool)
     clipped[..., 25:45, 50:70] = True
     y[..., 2:10, 2:10] = 0.1 * torch.rand(8, 8, generator=torch.Generator().manual_seed(1))
-    assert photo.liveliest(y, 12, clipped).abs().max() <= 0.1
+    assert photo_kernels.liveliest(y, 12, clipped).abs().max() <= 0.1
 
 
 def test_a_kernel_is_enlarged_as_its_picture():
     """Averaged down again it is the kernel: a blur of the large picture is one of the small picture."""
     kernel = motion_kernels(1, 32, 0.5, torch.Generator().manual_seed(7))
-    large = photo.enlarged(kernel, 2)
+    large = photo_kernels.enlarged(kernel, 2)
     assert large.sum().item() == pytest.approx(1, abs=1e-5) and large.shape[-1] % 2 == 1
-    assert abs(photo.extent(large) - 2 * photo.extent(kernel)) <= 3
+    assert abs(photo_kernels.extent(large) - 2 * photo_kernels.extent(kernel)) <= 3
     assert metrics.mnc(torch.nn.functional.avg_pool2d(large, 2), kernel[..., 1:, 1:]).item() > 0.9
-    assert photo.enlarged(kernel, 1) is kernel
+    assert photo_kernels.enlarged(kernel, 1) is kernel
+    two = torch.cat([kernel, kernel.flip(-1)])  # on one canvas
+    torch.testing.assert_close(
+        photo_kernels.enlarged(two, 1.41)[1:], photo_kernels.enlarged(two[1:], 1.41), atol=1e-3, rtol=0
+    )
 
 
 def test_a_kernel_s_extent_is_that_of_what_is_not_faint():
     kernel = torch.zeros(1, 1, 20, 20)
     kernel[0, 0, 5, 3:10], kernel[0, 0, 15, 15] = 0.14, 0.005
-    assert photo.extent(kernel / kernel.sum()) == 7 and photo.extent(kernel / kernel.sum(), 0.01) == 13
+    assert photo_kernels.extent(kernel / kernel.sum()) == 7 and photo_kernels.extent(kernel / kernel.sum(), 0.01) == 13
 
 
 def test_light_and_values_are_inverse():
@@ -94,19 +99,19 @@ def test_a_known_kernel_is_undone_at_a_size_that_nothing_divides():
     assert 0.5 < found.residual < 1.1
 
 
-def test_a_grey_photo_stays_grey(quick):
+def test_a_grey_photo_stays_grey():
     y, _, _ = blurred(80, 96)
-    found = photo.restore(y[:1])
+    found = photo.restore(y[:1], **FAST)
     assert found.image.shape == (1, 80, 96) and found.kernel.sum().item() == pytest.approx(1, abs=1e-4)
 
 
-def test_states_are_counted(quick):
+def test_states_are_counted():
     y, _, kernel = blurred(80, 96)
     for known in (None, kernel):
         seen = []
-        photo.restore(y, kernel=known, progress=seen.append)
-        rounds = 0 if known is not None else 2 + 1 + 1  # at one scale: the photo is too small for the coarser ones
-        assert len(seen) == rounds + photo.EVALUATIONS <= photo.states(known is not None)
+        photo.restore(y, kernel=known, progress=seen.append, **FAST)
+        rounds = 0 if known is not None else (2 + 1 + 1) + 3  # at one scale: the photo is too small for coarser ones
+        assert len(seen) == rounds + 2 and rounds <= QUICK.states
 
 
 @pytest.mark.parametrize(
@@ -129,12 +134,13 @@ def test_bad_input_is_refused_before_the_first_evaluation(change, wanted):
         def __call__(self, *_):
             raise AssertionError("evaluated")
 
-    priors = photo.Priors.load()._replace(image=Forbidden())
+    priors = Priors.load()._replace(image=Forbidden())
     with pytest.raises(ValueError, match=wanted):
         next(photo.restore_steps(**({"photo": torch.rand(3, 80, 80), "priors": priors} | change)))
 
 
-def test_the_command_keeps_a_file_s_kind_and_says_what_it_cannot_read(tmp_path, capsys, quick):
+def test_the_command_keeps_a_file_s_kind_and_says_what_it_cannot_read(tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr(command, "SEARCH", QUICK)
     y, _, _ = blurred(70, 90)
     pixels = ((y.clamp(-1, 1) + 1) * 127.5).round().byte().permute(1, 2, 0).numpy()
     folder = tmp_path / "in"
@@ -149,7 +155,7 @@ def test_the_command_keeps_a_file_s_kind_and_says_what_it_cannot_read(tmp_path, 
     assert "c.png is no photo" in said.err and "a.png: noise" in said.out
     assert sorted(p.name for p in out.iterdir()) == ["a.png", "b.jpg"]
     assert read_photo(out / "a.png").image.shape == (3, 70, 90) and read_photo(out / "b.jpg").image.shape == (1, 70, 90)
-    assert read_photo(kernels / "a_kernel.png").image.shape == (1, 32, 32)
+    assert read_photo(kernels / "a_kernel.png").image.shape == (1, 41, 41)
     before = (out / "a.png").stat().st_mtime_ns
     assert command.main([*arguments, "--go-on"]) == 1 and (out / "a.png").stat().st_mtime_ns == before
 

@@ -30,7 +30,8 @@ from pdm import paths
 
 NAN, INF = float("nan"), float("inf")
 MODULES = [f"pdm.{m}" for m in ("schedule", "sampler", "guidance", "operators", "constraints")]
-MODULES += [f"pdm.{m}" for m in ("convolutions", "exact_steps", "few_steps", "blind_steps", "photo")]
+MODULES += [f"pdm.{m}" for m in ("convolutions", "exact_steps", "few_steps", "blind_steps")]
+MODULES += [f"pdm.{m}" for m in ("kernel_refinement", "photo_kernels", "photo")]
 MODULES += [f"pdm.study.{m}" for m in ("score", "progress", "statistics")]
 PACKAGES = ("data", "metrics", "models", "baselines")
 CSV = paths.ROOT / "results" / "bench" / "tables" / "robustness.csv"

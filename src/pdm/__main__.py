@@ -10,6 +10,7 @@ from tqdm import tqdm
 
 from pdm import photo
 from pdm.data.photo_files import Photo, read_photo, write_photo, writes
+from pdm.photo_kernels import SEARCH, Priors
 
 ABOUT = """Restore blurred photos, and find what blurred them.
 
@@ -85,17 +86,16 @@ def _restored(jobs: list[tuple[Path, Path, Path | None]], chosen: argparse.Names
         try:
             held = read_photo(path)
             writes(target, held)
-            priors = priors or photo.Priors.load()
+            priors = priors or Priors.load()
             sigma = None if chosen.sigma is None else chosen.sigma * 2 / 255
-            with tqdm(total=photo.states(), desc=path.name, disable=chosen.quiet, leave=False) as bar:
+            with tqdm(total=SEARCH.states + 12, desc=path.name, disable=chosen.quiet, leave=False) as bar:
 
                 def tell(state, bar=bar):
                     rms = state.loss.min().item() / state.theta["image"][0].numel() ** 0.5
                     bar.set_postfix_str(f"residual {127.5 * rms:.1f} of 255"), bar.update()
 
-                found = photo.restore(
-                    held.image, priors, sigma=sigma, linear=chosen.linear, seed=chosen.seed, progress=tell
-                )
+                given = {"sigma": sigma, "linear": chosen.linear, "seed": chosen.seed, "search": SEARCH}
+                found = photo.restore(held.image, priors, **given, progress=tell)
             write_photo(target, found.image, held)
             if beside is not None:
                 write_photo(beside, 2 * found.kernel / found.kernel.max() - 1, Photo(found.kernel))
@@ -103,6 +103,8 @@ def _restored(jobs: list[tuple[Path, Path, Path | None]], chosen: argparse.Names
             print(f"{path}: {error}", file=sys.stderr)
             failed += 1
             continue
+        for warning in found.warnings:
+            print(f"{path}: {warning}", file=sys.stderr)
         print(f"{target}: noise {found.sigma * 127.5:.1f} of 255, residual {found.residual:.2f} times the noise")
     return 1 if failed else 0
 

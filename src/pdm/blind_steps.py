@@ -190,7 +190,22 @@ def choice(
     plan: Plan,
     known: Known,
 ) -> Tensor:
-    """Which of a sample's chains is the least surprising, its place among all chains: B.
+    """Which of a sample's chains is the least surprising, its place among all chains: B."""
+    total = surprises(x, y, kernel, prior, noise, plan, known)
+    m = len(x) // len(noise)
+    return total.view(-1, m).argmin(1) + m * torch.arange(len(noise), device=y.device)
+
+
+def surprises(
+    x: Tensor,
+    y: Tensor,
+    kernel: Tensor,
+    prior: PriorWithErrors,
+    noise: NoiseStreams,
+    plan: Plan,
+    known: Known,
+) -> Tensor:
+    """The `surprise` of each chain's image and kernel, the mean over the plan's time steps: B chains.
 
     Each restored image is diffused and denoised with the noise that the sample's other chains have too.
     """
@@ -201,8 +216,8 @@ def choice(
         x_hat = known.each(to_opponent(prior(prior.schedule.diffuse(x.clamp(-1, 1), same, t), t).x0.clamp(-1, 1)))
         error = known.each(prior.error(t, x.shape[-2:]).to(y))
         each = surprise(x_hat, y, kernel, error, known.sigma, known.boundary, plan.log_weight)
-        total += each.unflatten(0, (known.frames, -1)).sum(0)
-    return total.view(-1, m).argmin(1) + m * torch.arange(len(noise), device=y.device)
+        total += each.unflatten(0, (known.frames, -1)).mean(0)
+    return total / len(plan.judged_at)
 
 
 def cleared(kernel: Tensor, haze: float) -> Tensor:

@@ -176,30 +176,31 @@ def kernel_step(
 
     The image's error counts as noise, V = |K|^2 S_x + sigma^2 by the `kernel` at hand; x_hat is the denoised estimate
     *before* its data step, because an image that was deconvolved by a wrong kernel gives that kernel back.
-    Args: as `image_step`; `mean` 1 h w or B 1 h w; `root` hw r; the kernel at hand may have another size; `start`, a
-    kernel on the canvas for the solve to begin at in place of the mean: near the answer it saves most iterations.
+    Args: as `image_step`; `mean` 1 h w or B 1 h w; `root` hw r, or for pixels that are independent their standard
+    deviations B 1 h w; the kernel at hand may have another size; `start`, a kernel on the canvas for the solve to begin
+    at in place of the mean: near the answer it saves most iterations.
     Raises: as `image_step`; for a sigma not above 0.
     """
-    shapes = "x_hat B C H W, mean 1 h w, y B C Y X, error C H V, kernel B 1 rows columns, root hw r"
+    of_root = "root 1 h w" if isinstance(root, Tensor) and root.dim() > 2 else "root hw r"
+    shapes = f"x_hat B C H W, mean 1 h w, y B C Y X, error C H V, kernel B 1 rows columns, {of_root}"
     values = (x_hat, mean, y, error, kernel, root)
     x_hat, mean, y, error, kernel, root = fitting(shapes, *values, boundary=boundary)
     checks.count("iterations", iterations, 0), checks.number("sigma", sigma, above=0)
     if start is not None:
-        mean, root, start = fitting("mean 1 h w, root hw r, start B 1 h w", mean, root, start)
+        mean, root, start = fitting(f"mean 1 h w, {of_root}, start B 1 h w", mean, root, start)
     innovation = transfer(kernel, y.shape[-2:]) * resized(error, y.shape[-2:]) + sigma**2
-    canvas, samples = tuple(mean.shape[-2:]), max(len(mean), len(y))
+    canvas, samples = pixels("mean", mean.shape[-2:]), max(len(mean), len(y))
     blur = KernelConvolution(x_hat, canvas, boundary)
     mean = mean.expand(samples, 1, *canvas)
 
-    def spread(w: Tensor) -> Tensor:
-        return (w @ root.T).view(-1, 1, *canvas)
+    spread, coordinates, power = _root(root, canvas)
 
     def gather(u: Tensor) -> Tensor:
-        return blur.adjoint(filtered(u, 1 / innovation)).flatten(1) @ root
+        return coordinates(blur.adjoint(filtered(u, 1 / innovation)))
 
     b, first = gather(y - blur(mean)), None
-    if start is not None:  # its coordinates, if the root's columns are orthogonal
-        first = (start - mean).flatten(1) @ root / root.square().sum(0).clamp(min=1e-12)
+    if start is not None:  # where it is, if the root's columns are orthogonal
+        first = coordinates(start - mean) / power.clamp(min=1e-12)
     w = conjugate_gradients(lambda w: w + gather(blur(spread(w))), b, lambda w: w, iterations, first)
     return mean + spread(w)
 
@@ -243,6 +244,18 @@ def centred(kernel: Tensor) -> Tensor:
     )
     moved = F.grid_sample(kernel, grid, align_corners=True)
     return moved / moved.sum((1, 2, 3), keepdim=True).clamp(min=1e-12)
+
+
+def _root(root: Tensor, canvas: tuple[int, int]) -> tuple[Linear, Linear, Tensor]:
+    """A covariance's root as a map from coordinates to kernels, its transpose, and the power of each coordinate."""
+    if root.dim() == 2:
+        return lambda w: (w @ root.T).view(-1, 1, *canvas), lambda k: k.flatten(1) @ root, root.square().sum(0)
+    deviation = root.flatten(1)  # of each pixel
+    return (
+        lambda w: (w * deviation).view(-1, 1, *canvas),
+        lambda k: k.flatten(1) * deviation,
+        deviation.square(),
+    )
 
 
 def _joint(values: Tensor, frames: int) -> Tensor:

@@ -1,60 +1,38 @@
-"""A blurred photo of any size: the kernel is found on its liveliest part, the image is restored whole."""
+"""A blurred photo of any size, or several frames of one scene: what blurred it is found, and the image restored."""
 
 import math
 from collections.abc import Callable, Generator
 from dataclasses import dataclass
-from typing import NamedTuple
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from pdm import checks
-from pdm.blind_steps import Plan, restore_blind
 from pdm.convolutions import Convolution, fitting, pixels
-from pdm.exact_steps import centred, resized
+from pdm.exact_steps import resized
 from pdm.few_steps import restore_known
-from pdm.models import AnySize, ConditionalPrior, NetworkPrior, load_prior
+from pdm.photo_kernels import SEARCH, WINDOW, KernelEstimate, Priors, Search, extent, kernel_steps, quarter_steps
 from pdm.sampler import State
 
-# Tried on parts of eight BSDS photographs of the training set, blurred by random motion.
-PLAN = Plan(rounds=20, chains=4, finish=1)
-SCALES = (4, 2, 1)  # how much a photo is averaged down by, in turn
-REGION, COARSE = 192, 128  # pixels a side that the kernel is found on, at the finest scale and above
-WIDE = 13  # pixels: a kernel that spans more does not fit the canvas at the next finer scale
-EVALUATIONS = 12
-WINDOW = 64  # pixels a side that a measurement's spectrum takes
-REACH = 8  # pixels around a clipped one that are left out of account
 CLIPPED = 1 - 2 / 255  # a colour that is as bright as the camera can hold, give or take one step of 8 bits
 LEAST_SIGMA = 0.02  # what is assumed at least, for what a camera does besides blur and noise
 
 
-class Priors(NamedTuple):
-    """What is known of photographs, of kernels, and of the kernels that blurred one photograph."""
-
-    image: AnySize
-    kernel: NetworkPrior
-    kernel_given_y: ConditionalPrior
-
-    @classmethod
-    def load(cls) -> "Priors":
-        """The committed ones."""
-        image, kernel, given_y = load_prior("image", label="photos"), load_prior("kernel"), load_prior("kernel_given_y")
-        return cls(AnySize(image), kernel, given_y)
-
-
 @dataclass(frozen=True, eq=False)
 class Restored:
-    """A photo restored: `image` C H W in [-1, 1], the `kernel` 1 h w of sum 1 that blurred it, and how far to trust it.
+    """A photo restored, and how far to trust it.
 
-    `sigma` is the noise's standard deviation in the photo, estimated where it was not given, and `residual` the root
-    mean square of photo - kernel * image in units of it.
+    `image` is C H W in [-1, 1]. `kernel`, of sum 1, is what blurred the photo, 1 h w, or each of F frames, F 1 h w.
+    `sigma` is the noise's standard deviation, estimated where it was not given, and `residual` the root mean square of
+    photo - kernel * image in units of it. `warnings` are sentences; where one says that the photo is handed back as it
+    was, `image` is that and the kernel a single pixel.
     """
 
     image: Tensor
     kernel: Tensor
     sigma: float
     residual: float
+    warnings: tuple[str, ...] = ()
 
 
 def restore(photo: Tensor, *args, progress: Callable[[State], None] | None = None, **options) -> Restored:
@@ -77,110 +55,115 @@ def restore_steps(
     kernel: Tensor | None = None,
     linear: bool = False,
     seed: int = 0,
+    unharmed: bool = True,
+    evaluations: int = 12,
+    search: Search = SEARCH,
 ) -> Generator[State, None, Restored]:
     """The states on the way to a restored photo: first those that find the kernel, then those of the whole image.
 
-    The kernel is found by `restore_blind` on the part with the most gradient, the image by `restore_known`. A photo is
-    a crop: its image reaches beyond it by the kernel's half, and there is no false boundary.
-    Args: `photo` C H W in [-1, 1], grey or in three colours, 64 pixels a side at least; `priors`, the committed ones if
-    None; `sigma`, the noise's standard deviation; `kernel` 1 1 h w or 1 h w of sum 1, if it is known; `linear`, whether
-    the blur is of light and the photo's values are sRGB; `seed` of the noise. Returns: `Restored`.
+    The kernel is found by `photo_kernels.kernel_steps` on the part with the most gradient, the image by
+    `restore_known`. A photo is a crop: its image reaches beyond it by the kernel's half, so no boundary is false.
+    Args: `photo` C H W in [-1, 1], grey or in three colours, 64 pixels a side at least, or frames of one scene
+    F C H W whose kernels have their centres of mass at one place; `priors`, the committed ones if None; `sigma`, the
+    noise's standard deviation; `kernel` F 1 h w or 1 h w of sum 1, if it is known; `linear`, whether the blur is of
+    light and the photo's values are sRGB; `seed` of the noise; `unharmed`, whether a photo without blur, or whose
+    kernel is not believed, is handed back as it is; `evaluations` of the image prior once the kernel is there;
+    `search`, how it is sought. Returns: `Restored`.
     Raises: ValueError before the first evaluation.
     """
-    (photo,) = fitting("photo C H W", checks.tensor("photo", photo, "C H W", WINDOW))
-    if len(photo) not in (1, 3):
-        raise ValueError(f"photo has {len(photo)} channels; wanted 1 or 3")
-    if sigma is not None:
-        checks.number("sigma", sigma, above=0)
-    if kernel is not None:
-        of_three = isinstance(kernel, Tensor) and kernel.dim() == 3
-        kernel = checks.kernels("kernel", kernel[None] if of_three else kernel)
-        if kernel.shape[-2] > photo.shape[-2] or kernel.shape[-1] > photo.shape[-1]:
-            raise ValueError(f"the kernel has {tuple(kernel.shape[-2:])} pixels; wanted at most the photo's")
+    frames, evaluations = _frames(photo, sigma), checks.count("evaluations", evaluations)
+    y = frames.expand(-1, 3, -1, -1)
+    kernel = None if kernel is None else _kernels(kernel, frames)
     priors, seeds = priors or Priors.load(), checks.seeds([seed])
-    y = _colours(to_linear(photo) if linear else photo)[None]
-    clipped = (photo >= CLIPPED).any(0)[None, None]
-    found = noise_level(photo) if sigma is None else sigma
-    assumed = max(found, LEAST_SIGMA)
-    error = None
+    y = torch.stack([to_linear(frame) for frame in y]) if linear else y
+    clipped = (frames >= CLIPPED).any(1, keepdim=True)
+    noise = noise_level(frames[0]) if sigma is None else sigma
+    assumed, told, warnings = max(noise, LEAST_SIGMA), {}, _clipping(clipped)
     if kernel is None:
-        kernel, misfit = yield from _kernel_steps(y, clipped, priors, assumed, seeds)
-        error, assumed = priors.kernel.errors.at(PLAN.kernel_times[0], kernel.shape[-2:]).to(y), max(assumed, misfit)
+        estimate = yield from kernel_steps(y, clipped, priors, assumed, seeds, search)
+        kernel, told, doubts = estimate.kernel, {"churn": 1.0}, _doubts(estimate, noise, search)
+        warnings += doubts
+        if doubts and unharmed:
+            return _unharmed(photo, noise, warnings)
+        warnings += _at_the_rim(kernel)
+        alike = yield from quarter_steps(y, clipped, kernel, priors, assumed, seeds, search)
+        if alike < search.alike:
+            warnings += (f"the blur differs between the photo's quarters: their kernels correlate by {alike:.2f}",)
+        assumed = max(assumed, estimate.misfit)
     size = [n + k - 1 for n, k in zip(y.shape[-2:], kernel.shape[-2:], strict=True)]
-    told = {"sigma": assumed, "seeds": seeds, "boundary": "valid"}
+    if told:
+        error = priors.kernel.errors.at(search.plan.kernel_times[0], (32, 32)).to(y)
+        told |= {"kernel_error": search.plan.remaining * resized(error, size)}
     told |= {"clipped": clipped} if clipped.any() else {}
-    if error is not None:
-        told |= {"churn": 1.0, "kernel_error": PLAN.remaining * resized(error, size)}
-    last = restore_known(y, kernel, priors.image, EVALUATIONS, **told)
-    for state in last:
+    given = {"sigma": assumed, "seeds": seeds, "boundary": "valid", "frames": len(y)}
+    for state in restore_known(y, kernel, priors.image, evaluations, **given, **told):
         yield state
     frame = state.theta["image"]
-    residual = _rms((y - Convolution(kernel, size, "valid")(frame)) * ~clipped) / found
-    image = seen(frame, kernel.shape[-2:], photo.shape[-2:])[0]
+    blurred = Convolution(kernel, size, "valid")(frame.expand(len(y), -1, -1, -1))
+    residual = _rms((y - blurred) * ~clipped) / noise
+    image = seen(frame, kernel.shape[-2:], y.shape[-2:])[0]
     image = (from_linear(image) if linear else image).clamp(-1, 1)
-    return Restored(image.mean(0, keepdim=True) if len(photo) == 1 else image, kernel[0], found, residual)
+    grey = frames.shape[1] == 1
+    one = kernel if photo.dim() == 4 else kernel[0]
+    return Restored(image.mean(0, keepdim=True) if grey else image, one, noise, residual, warnings)
 
 
-def _kernel_steps(
-    y: Tensor, clipped: Tensor, priors: Priors, sigma: float, seeds: list[int]
-) -> Generator[State, None, tuple[Tensor, float]]:
-    """Find the kernel, coarse to fine: at the first scale where it is too wide for the next one, or the finest.
-
-    Returns it at the photo's scale, and the root mean square of what it leaves unexplained.
-    """
-    for scale in SCALES:
-        small, region = F.avg_pool2d(y, scale), REGION if scale == 1 else COARSE
-        if min(small.shape[-2:]) < WINDOW:
-            continue
-        part = liveliest(small, region, F.max_pool2d(clipped.float(), scale) > 0)
-        given, errors = priors.kernel_given_y.given(small), priors.kernel.errors
-        told = {"sigma": sigma, "seeds": seeds, "boundary": "valid"}
-        for state in restore_blind(part, priors.image, given, errors, PLAN, **told):
-            yield state
-        kernel = state.theta["kernel"]
-        if scale == 1 or extent(kernel) > WIDE:
-            break
-    blur = Convolution(kernel, state.theta["image"].shape[-2:], "valid")
-    return enlarged(kernel, scale), _rms(part - blur(state.theta["image"]))
+def _frames(photo: Tensor, sigma: float | None) -> Tensor:
+    """A photo as one frame F C H W, or several; checked, as is the noise."""
+    letters = "F C H W" if isinstance(photo, Tensor) and photo.dim() == 4 else "C H W"
+    (photo,) = fitting(f"photo {letters}", checks.tensor("photo", photo, letters, WINDOW))
+    frames = photo if photo.dim() == 4 else photo[None]
+    if frames.shape[1] not in (1, 3):
+        raise ValueError(f"photo has {frames.shape[1]} channels; wanted 1 or 3")
+    if sigma is not None:
+        checks.number("sigma", sigma, above=0)
+    return frames
 
 
-def extent(kernel: Tensor, share: float = 0.1) -> int:
-    """Pixels that a kernel 1 1 h w spans, along rows or columns, by what is above a share of its peak.
-
-    Raises: ValueError for another shape, or a share of the peak's own or more.
-    """
-    kernel = checks.kernels("kernel", kernel)
-    if not 0 <= checks.number("share", share) < 1:
-        raise ValueError(f"share is {share}; wanted 0 to 1, below 1")
-    above = kernel[0, 0] > share * kernel.max()
-    spans = [above.any(dim).nonzero() for dim in (0, 1)]
-    return max(int(place.max() - place.min()) + 1 for place in spans)
+def _kernels(kernel: Tensor, frames: Tensor) -> Tensor:
+    """Known kernels, one for each frame; checked."""
+    of_three = isinstance(kernel, Tensor) and kernel.dim() == 3
+    kernel = checks.kernels("kernel", kernel[None] if of_three else kernel)
+    if len(kernel) != len(frames):
+        raise ValueError(f"there are {len(kernel)} kernels for {len(frames)} frames; wanted one each")
+    if kernel.shape[-2] > frames.shape[-2] or kernel.shape[-1] > frames.shape[-1]:
+        raise ValueError(f"the kernel has {tuple(kernel.shape[-2:])} pixels; wanted at most the photo's")
+    return kernel
 
 
-def enlarged(kernel: Tensor, scale: int) -> Tensor:
-    """A kernel 1 1 h w of a picture averaged down by `scale`, as that of the picture; cut to where it is not 0.
-
-    Raises: ValueError for another shape or scale.
-    """
-    kernel = checks.kernels("kernel", kernel)
-    if checks.count("scale", scale) == 1:
-        return kernel
-    large = centred(F.interpolate(kernel, scale_factor=scale, mode="bilinear"))
-    middle = large.shape[-1] // 2
-    reach = max(int((p - middle).abs().max()) for p in (large[0, 0] > 1e-3 * large.max()).nonzero().T)
-    cut = slice(max(0, middle - reach), middle + reach + 1)
-    cut_out = large[..., cut, cut]
-    return cut_out / cut_out.sum()
+def _doubts(estimate: KernelEstimate, noise: float, search: Search) -> tuple[str, ...]:
+    """Why a photo had better be left as it is."""
+    if extent(estimate.kernel) <= search.narrow:
+        return ("no blur was found",)
+    if estimate.innovation > search.doubtful:
+        return (f"the search did not converge: it leaves {estimate.misfit / noise:.1f} times the noise unexplained",)
+    return ()
 
 
-def states(known: bool = False) -> int:
-    """How many states `restore_steps` yields at most, with the kernel known or not."""
-    return EVALUATIONS if known else len(SCALES) * (PLAN.rounds + PLAN.polish + PLAN.finish) + EVALUATIONS
+def _unharmed(photo: Tensor, noise: float, warnings: tuple[str, ...]) -> Restored:
+    """The photo itself, or the first frame, with kernels of one pixel."""
+    several = photo.dim() == 4
+    kernel = torch.ones(len(photo) if several else 1, 1, 1, 1, dtype=photo.dtype, device=photo.device)
+    told = (*warnings, "the photo is handed back as it was")
+    return Restored((photo[0] if several else photo).clone(), kernel if several else kernel[0], noise, 0.0, told)
 
 
-def _colours(image: Tensor) -> Tensor:
-    """A grey image, 1 H W, as three equal colours; one of three colours as it is."""
-    return image.expand(3, -1, -1) if len(image) == 1 else image
+def _clipping(clipped: Tensor) -> tuple[str, ...]:
+    share = clipped.float().mean().item()
+    return (f"{share:.1%} of the pixels are as bright as can be, and were left out of account",) if share > 1e-3 else ()
+
+
+def _at_the_rim(kernel: Tensor) -> tuple[str, ...]:
+    """A warning where more than a hundredth of a kernel lies in its outermost two pixels."""
+    inner = kernel[..., 2:-2, 2:-2].sum((1, 2, 3))
+    if min(kernel.shape[-2:]) > 4 and inner.min() < 0.99:
+        return (f"the kernel reaches the rim of the {kernel.shape[-1]} pixels that were searched",)
+    return ()
+
+
+def _rms(values: Tensor) -> float:
+    """Root mean square."""
+    return math.sqrt(values.square().mean().item())
 
 
 def noise_level(photo: Tensor) -> float:
@@ -194,24 +177,6 @@ def noise_level(photo: Tensor) -> float:
     return max(diagonal.abs().flatten(1).median(dim=1).values.mean().item() / 0.6745, 1e-3)
 
 
-def liveliest(y: Tensor, side: int, clipped: Tensor | None = None) -> Tensor:
-    """The square part of B C H W, at most `side` pixels a side, with the most gradient away from clipped pixels.
-
-    Raises: ValueError for another shape, or sides below 2.
-    """
-    checks.tensor("y", y, least=2), checks.count("side", side)
-    height, width = (min(side, n) for n in y.shape[-2:])
-    grey = y.mean((0, 1))
-    energy = F.pad(grey.diff(dim=0).abs(), (0, 0, 0, 1)) + F.pad(grey.diff(dim=1).abs(), (0, 1))
-    if clipped is not None:  # what surrounds them is wrong by a kernel's reach too
-        near = F.max_pool2d(clipped[0].float(), 2 * REACH + 1, 1, REACH)[0] > 0
-        energy = energy * torch.where(near, 1e-3, 1.0)
-    total = F.pad(energy.double().cumsum(0).cumsum(1), (1, 0, 1, 0))
-    sums = total[height:, width:] - total[:-height, width:] - total[height:, :-width] + total[:-height, :-width]
-    row, column = divmod(int(sums.argmax()), sums.shape[1])
-    return y[..., row : row + height, column : column + width]
-
-
 def seen(frame: Tensor, canvas: tuple[int, int], size: tuple[int, int]) -> Tensor:
     """Of a frame that reaches beyond what is seen by a kernel's half, the part that is seen: `size` of its pixels.
 
@@ -222,11 +187,6 @@ def seen(frame: Tensor, canvas: tuple[int, int], size: tuple[int, int]) -> Tenso
     checks.tensor("frame", frame, f"B C {wanted[0]} {wanted[1]}")
     top, left = (n - 1 - n // 2 for n in canvas)
     return frame[..., top : top + size[0], left : left + size[1]]
-
-
-def _rms(values: Tensor) -> float:
-    """Root mean square."""
-    return math.sqrt(values.square().mean().item())
 
 
 def to_linear(photo: Tensor) -> Tensor:

@@ -13,6 +13,7 @@ from torch import Tensor
 from pdm import photo
 from pdm.baselines.pan import PAN_DCP, PAN_L0, deblur
 from pdm.models import prior_card
+from pdm.photo_kernels import SEARCH, Priors
 from pdm.study import cache, provenance
 from pdm.study.benchmarks import Case, Protocol, scores
 from pdm.study.deblurring import blind_dps
@@ -21,7 +22,7 @@ from pdm.study.statistics import bootstrap
 
 Found = tuple[Tensor, Tensor | None]  # an image H W in [0, 1], and a kernel h w
 SIGMA = 0.02  # that a known kernel is undone with, in [-1, 1]
-VERSION = 1  # raised when a method's numbers change
+VERSION = 2  # raised when a method's numbers change
 
 
 def blurred(case: Case) -> Found:
@@ -37,7 +38,7 @@ def known_kernel(case: Case) -> Found:
 
 def restore(case: Case) -> Found:
     """`photo.restore`, blind."""
-    found = photo.restore(_model_range(case.y), _priors())
+    found = photo.restore(_model_range(case.y), _priors(), search=SEARCH)
     return _unit(found.image[0]), found.kernel[0]
 
 
@@ -113,18 +114,14 @@ def table(rows: dict[str, Sequence[dict]], seed: int = 0, groups: bool = False) 
 
 
 @once
-def _priors() -> photo.Priors:
-    return photo.Priors.load()
+def _priors() -> Priors:
+    return Priors.load()
 
 
 def _settings(name: str) -> dict:
-    """What a method's numbers depend on: of `photo`, its constants."""
-    wanted = {"restore": "PLAN SCALES REGION COARSE WIDE EVALUATIONS REACH CLIPPED LEAST_SIGMA"}
-    wanted["known_kernel"] = "EVALUATIONS CLIPPED LEAST_SIGMA"
-    found = {n: getattr(photo, n) for n in wanted.get(name, "").split()} | (
-        {} if name == "restore" else {"sigma": SIGMA}
-    )
-    return {n: asdict(v) if isinstance(v, photo.Plan) else v for n, v in found.items()}
+    """What a method's numbers depend on: constants of `photo` and the settings of the search."""
+    found = {n: getattr(photo, n) for n in ("CLIPPED", "LEAST_SIGMA")} | {"evaluations": 12}
+    return found | ({"search": asdict(SEARCH)} if name == "restore" else {"sigma": SIGMA})
 
 
 def _model_range(values: Tensor) -> Tensor:
