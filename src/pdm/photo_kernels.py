@@ -37,7 +37,7 @@ class Search:
     plan: Plan = SOUGHT
     refinement: Refinement = REFINED
     scales: tuple[float, ...] = (1.0, 1.41, 2.0)
-    region: int = 192
+    region: int = 256
     coarse: int = 128
     margin: int = 4
     log_weight: float = 1.0
