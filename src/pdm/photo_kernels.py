@@ -26,19 +26,21 @@ SOUGHT, REFINED = Plan(rounds=20, chains=4, finish=1), Refinement()
 class Search:
     """How a photo's kernel is sought, and when it is believed.
 
-    The photo is shrunk by each of `scales`, and `restore_blind` follows `plan` on `region` pixels a side at its own
-    scale, `coarse` at the others. Kernels found are refined on `region` pixels, where they may grow by `margin` pixels
-    a side. They are compared by `surprise` with the weight `log_weight`. A kernel that spans `narrow` pixels or less is
-    no blur. One whose innovation has a mean square above `doubtful`, in units of its expected variance, is not
-    believed. Where kernels of two quarters of the photo correlate by less than `alike`, one does not suit it all.
+    The photo is shrunk by each of `scales`, and `restore_blind` follows `plan` on `fine` pixels a side at its own
+    scale, on `coarse` at the others. Kernels found are refined on `region` pixels a side, where they may grow by
+    `margin` pixels to each. They are compared by `surprise` with the weight `log_weight`.
+    A kernel that spans `narrow` pixels or less is no blur. One whose innovation has a mean square above `doubtful`, in
+    units of its expected variance, is not believed. Where kernels of two quarters of the photo correlate by less than
+    `alike`, one does not suit it all.
     Settings were chosen on parts of eight BSDS photographs of the training set, blurred by random motion.
     """
 
     plan: Plan = SOUGHT
     refinement: Refinement = REFINED
     scales: tuple[float, ...] = (1.0, 1.41, 2.0)
-    region: int = 256
+    fine: int = 192
     coarse: int = 128
+    region: int = 256
     margin: int = 4
     log_weight: float = 1.0
     narrow: int = 2
@@ -46,7 +48,7 @@ class Search:
     alike: float = 0.6
 
     def __post_init__(self) -> None:
-        for name in ("region", "coarse"):
+        for name in ("fine", "coarse", "region"):
             checks.count(name, getattr(self, name), WINDOW)
         checks.count("margin", self.margin, 0), checks.count("narrow", self.narrow, 0)
         if not self.scales or any(checks.number("scales", scale, least=1) != scale for scale in self.scales):
@@ -105,7 +107,7 @@ def kernel_steps(
         if min(small.shape[-2:]) < WINDOW:
             continue
         mask = F.interpolate(clipped.float(), tuple(small.shape[-2:])) > 0
-        part = liveliest(small, search.region if scale == 1 else search.coarse, mask)
+        part = liveliest(small, search.fine if scale == 1 else search.coarse, mask)
         given = priors.kernel_given_y.given(small)
         for state in restore_blind(part, priors.image, given, priors.kernel.errors, plan, seeds=seeds, **told):
             yield state

@@ -3,6 +3,8 @@
 import argparse
 import os
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 from tqdm import tqdm
@@ -27,19 +29,33 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--go-on", action="store_true", help="take what results/SCALE/records holds")
     chosen = parser.parse_args(arguments)
     read, protocol = READERS[chosen.benchmark]
-    if chosen.go_on:
-        os.environ["PDM_GO_ON"] = "1"
     try:
         cases = list(read(chosen.folder))[: chosen.cases]
     except ValueError as error:
         parser.error(str(error))
     names = list(dict.fromkeys(["blurred", "known_kernel", *chosen.methods]))
-    rows = {name: [row(name, case, protocol, chosen.scale) for case in tqdm(cases, desc=name)] for name in names}
+    with _going_on(chosen.go_on):
+        rows = {name: [row(name, case, protocol, chosen.scale) for case in tqdm(cases, desc=name)] for name in names}
     found = table(rows, groups=chosen.benchmark == "lai")
     if chosen.cases is None:
         print(write_table(found, chosen.benchmark, chosen.scale))
     print(found.drop(columns=["commits", "machines"]).round(3).to_string(index=False))
     return 0
+
+
+@contextmanager
+def _going_on(wanted: bool) -> Iterator[None]:
+    """Have records taken up, as `cache.recorded` is told by the environment, and leave that as it was."""
+    before = os.environ.get("PDM_GO_ON")
+    if wanted:
+        os.environ["PDM_GO_ON"] = "1"
+    try:
+        yield
+    finally:
+        if wanted:
+            os.environ.pop("PDM_GO_ON")
+        if before is not None:
+            os.environ["PDM_GO_ON"] = before
 
 
 if __name__ == "__main__":
