@@ -85,6 +85,17 @@ def test_a_kernel_s_extent_is_that_of_what_is_not_faint():
     assert photo_kernels.extent(kernel / kernel.sum()) == 7 and photo_kernels.extent(kernel / kernel.sum(), 0.01) == 13
 
 
+def test_kernels_that_are_alike_are_averaged_and_others_left_out():
+    path = torch.zeros(1, 1, 21, 21)
+    path[0, 0, 10, 4:17] = 1 / 13
+    other = path.transpose(-1, -2).contiguous()
+    wider = torch.nn.functional.avg_pool2d(path, (3, 1), 1, (1, 0))
+    kernels = torch.stack([path, other, path.roll(1, -2), wider], dim=1)
+    found = photo_kernels._mean_of_like(kernels, 0, 0.5)
+    assert found.sum().item() == pytest.approx(1, abs=1e-5)
+    torch.testing.assert_close(found, (2 * path + wider) / 3, atol=1e-5, rtol=0)
+
+
 def test_light_and_values_are_inverse():
     values = torch.linspace(-1, 1, 300).view(3, 10, 10)
     torch.testing.assert_close(photo.from_linear(photo.to_linear(values)), values, atol=1e-5, rtol=0)
@@ -110,7 +121,7 @@ def test_states_are_counted():
     for known in (None, kernel):
         seen = []
         photo.restore(y, kernel=known, progress=seen.append, **FAST)
-        rounds = 0 if known is not None else (2 + 1 + 1) + 3  # at one scale: the photo is too small for coarser ones
+        rounds = 0 if known is not None else (2 + 1 + 1) + 4  # at one scale: the photo is too small for coarser ones
         assert len(seen) == rounds + 2 and rounds <= QUICK.states
 
 

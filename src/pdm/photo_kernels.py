@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from pdm import checks
-from pdm.blind_steps import Plan, choice, restore_blind, surprises
+from pdm.blind_steps import Plan, choice, cleared, restore_blind, surprises
 from pdm.convolutions import Convolution, fitting
 from pdm.exact_steps import centred, to_opponent
 from pdm.few_steps import Known, restore_known
@@ -28,7 +28,8 @@ class Search:
 
     The photo is shrunk by each of `scales`, and `restore_blind` follows `plan` on `fine` pixels a side at its own
     scale, on `coarse` at the others. Kernels found are refined on `region` pixels a side, where they may grow by
-    `margin` pixels to each. They are compared by `surprise` with the weight `log_weight`.
+    `margin` pixels to each. They are compared by `surprise` with the weight `log_weight`,
+    and all that correlate with the least surprising one by `same` or more are averaged.
     A kernel that spans `narrow` pixels or less is no blur. One whose innovation has a mean square above `doubtful`, in
     units of its expected variance, is not believed. Where kernels of two quarters of the photo correlate by less than
     `alike`, one does not suit it all.
@@ -43,6 +44,7 @@ class Search:
     region: int = 256
     margin: int = 4
     log_weight: float = 1.0
+    same: float = 0.8
     narrow: int = 2
     doubtful: float = 1.0
     alike: float = 0.6
@@ -53,14 +55,14 @@ class Search:
         checks.count("margin", self.margin, 0), checks.count("narrow", self.narrow, 0)
         if not self.scales or any(checks.number("scales", scale, least=1) != scale for scale in self.scales):
             raise ValueError(f"scales are {self.scales}; wanted factors of 1 or more")
-        for name in ("log_weight", "doubtful", "alike"):
+        for name in ("log_weight", "same", "doubtful", "alike"):
             checks.number(name, getattr(self, name), least=0)
 
     @property
     def states(self) -> int:
         """How many states `kernel_steps` and `quarter_steps` yield at most."""
         sought = len(self.scales) * (self.plan.rounds + self.plan.polish + self.plan.finish)
-        return sought + 3 * self.refinement.begun + 2 * self.refinement.rounds
+        return sought + 4 * self.refinement.begun + 2 * self.refinement.rounds
 
 
 SEARCH = Search()
@@ -124,11 +126,20 @@ def kernel_steps(
     x, known = state.theta["image"], Known(sigma, "valid", frames=frames)
     plan = replace(plan, log_weight=search.log_weight)
     best = choice(x, to_opponent(each), kernels, priors.image, NoiseStreams(seeds), plan, known)
-    x, kernels = x[best], kernels.unflatten(0, (frames, n + 1))[:, best].flatten(0, 1)
-    misfit = (part - Convolution(kernels, x.shape[-2:], "valid")(known.each(x))).square().mean().sqrt()
-    plan = replace(plan, log_weight=0.0)
-    innovation = surprises(x, to_opponent(part), kernels, priors.image, NoiseStreams(seeds), plan, known)
-    return KernelEstimate(kernels, misfit.item(), innovation.item())
+    kernel = _mean_of_like(kernels.unflatten(0, (frames, n + 1)), int(best), search.same)
+    for state in restore_known(part, kernel, priors.image, begun, churn=1.0, seeds=seeds, **told):
+        yield state
+    x, plan = state.theta["image"], replace(plan, log_weight=0.0)
+    misfit = (part - Convolution(kernel, x.shape[-2:], "valid")(known.each(x))).square().mean().sqrt()
+    innovation = surprises(x, to_opponent(part), kernel, priors.image, NoiseStreams(seeds), plan, known)
+    return KernelEstimate(kernel, misfit.item(), innovation.item())
+
+
+def _mean_of_like(kernels: Tensor, best: int, least: float) -> Tensor:
+    """Of kernels F n 1 h w the mean, centred, of those that correlate with the best one by `least` or more: F 1 h w."""
+    like = torch.stack([_likeness(kernels[:, i], kernels[:, best]).min() for i in range(kernels.shape[1])]) >= least
+    taken = kernels[:, like].flatten(0, 1)
+    return cleared(centred(taken).unflatten(0, (len(kernels), -1)).mean(1), 0)
 
 
 def _together(kernels: Sequence[Tensor], margin: int) -> Tensor:
