@@ -21,7 +21,8 @@ from pdm.study import benchmark_methods, benchmarks, cache
 def folder(tmp_path, monkeypatch):
     """One photograph by one kernel, in the form of levin.npz, and results that go elsewhere."""
     monkeypatch.setenv("PDM_RESULTS", str(tmp_path / "results"))
-    quick = Search(Plan(rounds=1, chains=1, finish=1), Refinement(begun=1, rounds=1), (1.0,), narrow=0, doubtful=1e9)
+    once = Refinement(begun=1, rounds=1)
+    quick = Search(Plan(rounds=1, chains=1, finish=1), once, once, (1.0,), narrow=0, doubtful=1e9)
     monkeypatch.setattr(benchmark_methods, "SEARCH", quick)
     x = torch.from_numpy(pictures.camera()[100:180, 200:290].astype(np.float32) / 255)
     kernel = torch.zeros(27, 27)

@@ -20,6 +20,7 @@ from pdm.sampler import NoiseStreams, State
 WINDOW = 64  # pixels a side that a measurement's spectrum takes
 REACH = 8  # pixels around a clipped one that are left out of account
 SOUGHT, REFINED = Plan(rounds=20, chains=4, finish=1), Refinement()
+FINISH = Refinement(first=1.0, spread=1.0, haze=0.03)  # of a kernel that is nearly right
 
 
 @dataclass(frozen=True)
@@ -29,7 +30,7 @@ class Search:
     The photo is shrunk by each of `scales`, and `restore_blind` follows `plan` on `fine` pixels a side at its own
     scale, on `coarse` at the others. Kernels found are refined on `region` pixels a side, where they may grow by
     `margin` pixels to each. They are compared by `surprise` with the weight `log_weight`,
-    and all that correlate with the least surprising one by `same` or more are averaged.
+    and all that correlate with the least surprising one by `same` or more are averaged. `finish` refines the mean.
     A kernel that spans `narrow` pixels or less is no blur. One whose innovation has a mean square above `doubtful`, in
     units of its expected variance, is not believed. Where kernels of two quarters of the photo correlate by less than
     `alike`, one does not suit it all.
@@ -38,6 +39,7 @@ class Search:
 
     plan: Plan = SOUGHT
     refinement: Refinement = REFINED
+    finish: Refinement = FINISH
     scales: tuple[float, ...] = (1.0, 1.41, 2.0)
     fine: int = 192
     coarse: int = 128
@@ -62,7 +64,8 @@ class Search:
     def states(self) -> int:
         """How many states `kernel_steps` and `quarter_steps` yield at most."""
         sought = len(self.scales) * (self.plan.rounds + self.plan.polish + self.plan.finish)
-        return sought + 4 * self.refinement.begun + 2 * self.refinement.rounds
+        refined = 3 * self.refinement.begun + 2 * self.refinement.rounds
+        return sought + refined + self.finish.begun + self.finish.rounds
 
 
 SEARCH = Search()
@@ -127,8 +130,9 @@ def kernel_steps(
     plan = replace(plan, log_weight=search.log_weight)
     best = choice(x, to_opponent(each), kernels, priors.image, NoiseStreams(seeds), plan, known)
     kernel = _mean_of_like(kernels.unflatten(0, (frames, n + 1)), int(best), search.same)
-    for state in restore_known(part, kernel, priors.image, begun, churn=1.0, seeds=seeds, **told):
+    for state in refine_kernel(part, kernel, priors.image, search.finish, seeds=seeds, **told):
         yield state
+    kernel = state.theta["kernel"]
     x, plan = state.theta["image"], replace(plan, log_weight=0.0)
     misfit = (part - Convolution(kernel, x.shape[-2:], "valid")(known.each(x))).square().mean().sqrt()
     innovation = surprises(x, to_opponent(part), kernel, priors.image, NoiseStreams(seeds), plan, known)
