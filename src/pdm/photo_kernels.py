@@ -49,7 +49,7 @@ class Search:
     same: float = 0.8
     narrow: int = 2
     doubtful: float = 1.0
-    alike: float = 0.6
+    alike: float = 0.4
 
     def __post_init__(self) -> None:
         for name in ("fine", "coarse", "region"):
