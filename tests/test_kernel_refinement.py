@@ -21,7 +21,7 @@ def smoothed(kernel, times=2):
 
 
 def test_a_kernel_comes_nearer_on_a_photograph():
-    """Of 160 x 160 pixels, cropped from a larger scene: twelve pixels of path cut it loose from its smoothing."""
+    """Of 156 x 156 pixels, which show a part of a larger scene."""
     image, _ = committed()
     scene = torch.from_numpy(pictures.coffee()[120:290, 220:390].copy()).permute(2, 0, 1)[None].float() / 127.5 - 1
     kernel = motion_kernels(1, 15, 0.5, torch.Generator().manual_seed(6))

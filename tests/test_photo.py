@@ -1,5 +1,7 @@
 """A photo of any size: its parts, one restoration with the kernel known, and the command."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -95,6 +97,32 @@ def test_kernels_that_are_alike_are_averaged_and_others_left_out():
     found = photo_kernels._mean_of_like(kernels, 0, 0.5)
     assert found.sum().item() == pytest.approx(1, abs=1e-5)
     torch.testing.assert_close(found, (2 * path + wider) / 3, atol=1e-5, rtol=0)
+
+
+def test_a_photo_is_handed_back_where_its_kernel_is_not_believed():
+    y, _, _ = blurred(80, 96)
+    for change, said in (({"narrow": 99}, "no blur was found"), ({"doubtful": 0.0}, "did not converge")):
+        search = replace(QUICK, **change)
+        found = photo.restore(y, search=search, evaluations=2)
+        assert found.image.equal(y) and found.kernel.shape == (1, 1, 1)
+        assert said in found.warnings[0] and "handed back" in found.warnings[1]
+        insisted = photo.restore(y, search=search, evaluations=2, unharmed=False)
+        assert not insisted.image.equal(y) and said in insisted.warnings[0]
+
+
+def test_frames_of_a_scene_give_one_image_and_a_kernel_each():
+    frames = torch.stack([blurred(80, 96, seed)[0] for seed in (3, 4)])
+    found = photo.restore(frames, **FAST)
+    assert found.image.shape == (3, 80, 96) and found.kernel.shape[:2] == (2, 1)
+    with pytest.raises(ValueError, match="1 kernels for 2 frames"):
+        photo.restore(frames, kernel=torch.ones(1, 1, 1, 1))
+
+
+def test_a_kernel_at_the_rim_is_told():
+    kernel = torch.zeros(1, 1, 21, 21)
+    kernel[..., 10, 5:16] = 1 / 11
+    assert photo._at_the_rim(kernel) == ()
+    assert "reaches the rim of the 21 pixels" in photo._at_the_rim(kernel.roll(6, -1))[0]
 
 
 def test_light_and_values_are_inverse():
