@@ -8,6 +8,7 @@ import pytest
 
 from pdm.paper import check
 from pdm.paths import ROOT
+from pdm.study import benchmark_methods
 
 RECORDS = ROOT / "results" / "bench" / "records"
 
@@ -40,5 +41,8 @@ def test_every_record_names_a_method_that_there_is_and_is_strict_json():
     assert len(paths) > 200
     for path in paths:
         key = json.loads(path.read_text(encoding="utf-8"), parse_constant=refuse)["key"]
-        if "inputs" in key:
+        if "case" in key:  # of a public benchmark
+            assert key["id"].removeprefix("benchmark ") in benchmark_methods.METHODS, path.name
+            assert key["version"] == benchmark_methods.VERSION, path.name
+        elif "inputs" in key:
             assert check.method_of(key).restore.version == key["version"], path.name

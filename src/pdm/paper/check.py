@@ -26,12 +26,13 @@ EXACT, CHAOTIC = 0.2, 3.0  # dB: other batches and machines round otherwise; a s
 def check(path: Path, cheap: bool = False, count: int = 2) -> dict | None:
     """Restore the first `count` images of a record again: a row with both mean PSNRs and whether they agree.
 
-    None where only `cheap` methods are wanted and this one is not, or where no method made the record. `agrees` is None
-    where its images or its operator cannot be made again here. Raises: KeyError for an id that no method has.
+    None where only `cheap` methods are wanted and this one is not, where no method made the record, or where it is a
+    public benchmark's case. `agrees` is None where its images or its operator cannot be made again here.
+    Raises: KeyError for an id that no method has.
     """
     kept = json.loads(path.read_text(encoding="utf-8"))
     key, rows = kept["key"], kept["result"].get("rows") if isinstance(kept["result"], dict) else None
-    if "inputs" not in key or key["id"] == "trajectory" or (cheap and key["id"] not in CHEAP):
+    if "inputs" not in key or "case" in key or key["id"] == "trajectory" or (cheap and key["id"] not in CHEAP):
         return None
     method = method_of(key)
     row = {"record": path.stem, "id": key["id"], "agrees": None}
