@@ -22,7 +22,7 @@ def folder(tmp_path, monkeypatch):
     """One photograph by one kernel, in the form of levin.npz, and results that go elsewhere."""
     monkeypatch.setenv("PDM_RESULTS", str(tmp_path / "results"))
     once = Refinement(begun=1, rounds=1)
-    quick = Search(Plan(rounds=1, chains=1, finish=1), once, once, (1.0,), narrow=0, doubtful=1e9)
+    quick = Search(Plan(rounds=1, chains=1, finish=1), once, once, (1.0,), narrow=0, doubtful=1e9, agreed=0)
     monkeypatch.setattr(benchmark_methods, "SEARCH", quick)
     x = torch.from_numpy(pictures.camera()[100:180, 200:290].astype(np.float32) / 255)
     kernel = torch.zeros(27, 27)

@@ -216,6 +216,14 @@ def test_surprise_is_a_gaussian_s_log_density():
     torch.testing.assert_close(half, (none + found) / 2)
 
 
+def test_colours_of_a_grey_photo_do_not_surprise():
+    x, kernel, error, y = problem("circular")
+    grey = exact_steps.to_opponent(y.mean(1, keepdim=True).expand(-1, 3, -1, -1))
+    found = exact_steps.surprise(x, grey, kernel, error, 0.1, "circular")
+    alone = exact_steps.surprise(x[:, :1], grey[:, :1], kernel, error[:1], 0.1, "circular")
+    torch.testing.assert_close(found, alone)
+
+
 def test_a_spectrum_at_another_size_is_that_of_the_same_field():
     def power(size):
         row, column = torch.fft.fftfreq(size[0])[:, None], torch.fft.rfftfreq(size[1])

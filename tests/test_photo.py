@@ -36,7 +36,7 @@ def blurred(height, width, seed=3):
 
 # two rounds may find what they like
 ONCE = Refinement(begun=1, rounds=1)
-QUICK = Search(Plan(rounds=2, chains=2, polish=1, finish=1), ONCE, ONCE, narrow=0, doubtful=1e9)
+QUICK = Search(Plan(rounds=2, chains=2, polish=1, finish=1), ONCE, ONCE, narrow=0, doubtful=1e9, agreed=0)
 FAST = {"search": QUICK, "evaluations": 2}
 
 
@@ -51,7 +51,7 @@ def test_the_noise_is_found_beneath_a_photograph():
     still = torch.zeros(3, 90, 121)
     for sigma in (0.01, 0.05):
         noisy = still + sigma * torch.randn(still.shape, generator=torch.Generator().manual_seed(1))
-        assert photo.noise_level(noisy) == pytest.approx(sigma, rel=0.05)
+        assert photo.noise_level(noisy) == pytest.approx(sigma, rel=0.1)
     y, _, _ = blurred(120, 140)
     assert photo.noise_level(y) == pytest.approx(SIGMA, rel=0.3)
 
@@ -101,13 +101,48 @@ def test_kernels_that_are_alike_are_averaged_and_others_left_out():
 
 def test_a_photo_is_handed_back_where_its_kernel_is_not_believed():
     y, _, _ = blurred(80, 96)
-    for change, said in (({"narrow": 99}, "no blur was found"), ({"doubtful": 0.0}, "did not converge")):
+    cases = ({"narrow": 99}, photo.NO_BLUR), ({"doubtful": 0.0}, "noise unexplained"), ({"agreed": 1.1}, "correlate by")
+    for change, said in cases:
         search = replace(QUICK, **change)
         found = photo.restore(y, search=search, evaluations=2)
         assert found.image.equal(y) and found.kernel.shape == (1, 1, 1)
         assert said in found.warnings[0] and "handed back" in found.warnings[1]
         insisted = photo.restore(y, search=search, evaluations=2, unharmed=False)
         assert not insisted.image.equal(y) and said in insisted.warnings[0]
+
+
+def test_a_kernel_that_is_not_believed_is_sought_again_from_other_noise(monkeypatch):
+    y, _, kernel = blurred(80, 96)
+    tried = []
+
+    def kernel_steps(y, clipped, priors, sigma, seeds, search):
+        tried.append(list(seeds))
+        return photo_kernels.KernelEstimate(kernel, 0.02, 9.0 if len(tried) == 1 else 0.5, 1.0)
+        yield
+
+    monkeypatch.setattr(photo, "kernel_steps", kernel_steps)
+    found = photo.restore(y, seed=5, search=Search(attempts=3), evaluations=1)
+    assert len(tried) == 2 and tried[0] == [5] and tried[1] != [5]
+    assert found.kernel.equal(kernel[0]) and not any("converge" in said for said in found.warnings)
+
+
+def test_kernels_of_other_scales_speak_for_one_and_its_own_refinement_does_not():
+    path = torch.zeros(1, 1, 21, 21)
+    path[0, 0, 10, 4:17] = 1 / 13
+    other, third = path.transpose(-1, -2).contiguous(), torch.eye(21).expand(1, 1, 21, 21) / 21
+    alone = torch.stack([path, path, other, third], dim=1)
+    assert photo_kernels._agreement(alone, 0) < 0.4 and photo_kernels._agreement(alone[:, :2], 0) == 1
+    assert photo_kernels._agreement(torch.stack([other, third, path, path.roll(2, -1)], dim=1), 2) > 0.99
+
+
+def test_noise_of_a_grey_photo_is_that_of_the_luminance_of_its_three_channels(monkeypatch):
+    y, _, kernel = blurred(70, 70)
+    told = []
+    whole = photo.restore_known
+    monkeypatch.setattr(photo, "restore_known", lambda *a, **o: told.append(o["sigma"]) or whole(*a, **o))
+    for one in (y, y[:1]):
+        photo.restore(one, kernel=kernel, sigma=0.05, evaluations=1)
+    assert told == pytest.approx([0.05, 0.05 * 3**0.5])
 
 
 def test_frames_of_a_scene_give_one_image_and_a_kernel_each():

@@ -19,6 +19,7 @@ Linear = Callable[[Tensor], Tensor]
 PROBLEM = "x_hat B C H W, kernel B 1 h w, y B C Y X, error C H V"  # what steps are given, for `fitting`
 SIGNS = torch.tensor([[1, 1, 1], [1, -1, 0], [1, 1, -2]], dtype=torch.float32, device="cpu")
 OPPONENT = SIGNS / SIGNS.square().sum(1, keepdim=True).sqrt()
+EMPTY = 1e-4  # a channel that is nowhere above this holds nothing; a step of 8 bits is 0.008
 
 
 def to_opponent(x: Tensor) -> Tensor:
@@ -210,6 +211,8 @@ def surprise(
 ) -> Tensor:
     """-2 log N(y; k * x_hat, |K|^2 S_x + sigma^2) but for a constant, a mean over frequencies and channels: B.
 
+    Channels in which y is 0, a grey photo's colours, tell nothing and do not count.
+
     Among kernels for one measurement the least surprising one is the likeliest, if x_hat knows of y nothing but what
     the prior told. One that was fitted to y lies nearer to it than the variance says, and then the logarithm of the
     variance counts for too much; `log_weight` is its weight. Args and errors: as `kernel_step`.
@@ -224,7 +227,8 @@ def surprise(
     weight[0] = 1
     if size[1] % 2 == 0:
         weight[-1] = 1
-    return (each * weight).sum((1, 2, 3)) / (y[0].numel())
+    held = (y.abs().amax((-2, -1)) > EMPTY).to(y)
+    return ((each * weight).sum((2, 3)) * held).sum(1) / (held.sum(1).clamp(min=1) * size[0] * size[1])
 
 
 def centred(kernel: Tensor) -> Tensor:

@@ -10,7 +10,7 @@ import pandas as pd
 import torch.nn.functional as F
 from torch import Tensor
 
-from pdm import photo
+from pdm import photo, photo_kernels
 from pdm.baselines.pan import PAN_DCP, PAN_L0, deblur
 from pdm.models import prior_card
 from pdm.photo_kernels import SEARCH, Priors
@@ -21,7 +21,7 @@ from pdm.study.problem import Measurement
 from pdm.study.statistics import bootstrap
 
 Found = tuple[Tensor, Tensor | None]  # an image H W in [0, 1], and a kernel h w
-SIGMA = 0.02  # that a known kernel is undone with, in [-1, 1]
+SIGMA = 0.02  # that Algorithm 1 assumes, in [-1, 1]
 VERSION = 2  # raised when a method's numbers change
 
 
@@ -32,7 +32,7 @@ def blurred(case: Case) -> Found:
 
 def known_kernel(case: Case) -> Found:
     """`photo.restore` with the benchmark's kernel."""
-    found = photo.restore(_model_range(case.y), _priors(), kernel=case.kernel[None, None], sigma=SIGMA)
+    found = photo.restore(_model_range(case.y), _priors(), kernel=case.kernel[None, None])
     return _unit(found.image[0]), None
 
 
@@ -119,9 +119,14 @@ def _priors() -> Priors:
 
 
 def _settings(name: str) -> dict:
-    """What a method's numbers depend on: constants of `photo` and the settings of the search."""
-    found = {n: getattr(photo, n) for n in ("CLIPPED", "LEAST_SIGMA")} | {"evaluations": 12}
-    return found | ({"search": asdict(SEARCH)} if name == "restore" else {"sigma": SIGMA})
+    """What a method's numbers depend on: constants of `photo` and of the search."""
+    if name == "blind_dps":
+        return {"sigma": SIGMA}
+    found = {n: getattr(photo, n) for n in ("CLIPPED", "CHURN", "LEAST_NOISE")} | {"evaluations": 12}
+    if name == "known_kernel":
+        return found
+    searched = {n: getattr(photo_kernels, n) for n in ("REACH", "WINDOW")} | {"search": asdict(SEARCH)}
+    return found | {"LEAST_SIGMA": photo.LEAST_SIGMA} | searched
 
 
 def _model_range(values: Tensor) -> Tensor:
