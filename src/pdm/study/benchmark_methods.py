@@ -126,7 +126,7 @@ def _settings(name: str) -> dict:
     if name == "known_kernel":
         return found
     searched = {n: getattr(photo_kernels, n) for n in ("REACH", "WINDOW")} | {"search": asdict(SEARCH)}
-    return found | {"LEAST_SIGMA": photo.LEAST_SIGMA} | searched
+    return found | {"LEAST_SIGMA": photo.LEAST_SIGMA, "FED_BACK": photo.FED_BACK} | searched
 
 
 def _model_range(values: Tensor) -> Tensor:
