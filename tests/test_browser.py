@@ -1,5 +1,7 @@
-"""The quickstart in a real JupyterLab, as a reader has it: run all cells, move the slider, see another picture."""
+"""Notebooks in a real JupyterLab, as a reader has them: run all cells, move a slider, upload a photo."""
 
+import base64
+import io
 import json
 import os
 import secrets
@@ -11,13 +13,15 @@ import time
 import urllib.request
 from pathlib import Path
 
+import numpy as np
 import pytest
+from PIL import Image
+from skimage import data as pictures
 
 ROOT = Path(__file__).parents[1]
-NOTEBOOK = "00_quickstart"
 BROWSER = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
 DRIVER = shutil.which("chromedriver")
-SCREENSHOT = ROOT / "results" / "smoke" / "browser.png"
+SCREENSHOTS = ROOT / "results" / "smoke"
 SETTINGS = {  # the whole notebook is in the page, and nobody is asked about news
     "notebook-extension/tracker": {"windowingMode": "none"},
     "apputils-extension/notification": {"fetchNews": "false", "checkForUpdates": False},
@@ -56,14 +60,15 @@ def get(address):
 
 @pytest.fixture
 def lab(tmp_path):
-    """A function from a path to its address in a JupyterLab whose folder holds the quickstart, without outputs."""
-    source = json.loads((ROOT / "notebooks" / f"{NOTEBOOK}.ipynb").read_text())
-    for cell in source["cells"]:
-        if cell["cell_type"] == "code":
-            cell |= {"outputs": [], "execution_count": None}
+    """A function from a path to its address in a JupyterLab whose folder holds two notebooks, without outputs."""
     folder, settings = tmp_path / "notebooks", tmp_path / "settings" / "@jupyterlab"
     folder.mkdir()
-    (folder / f"{NOTEBOOK}.ipynb").write_text(json.dumps(source))
+    for name in ("00_quickstart", "14_any_photo"):
+        source = json.loads((ROOT / "notebooks" / f"{name}.ipynb").read_text())
+        for cell in source["cells"]:
+            if cell["cell_type"] == "code":
+                cell |= {"outputs": [], "execution_count": None}
+        (folder / f"{name}.ipynb").write_text(json.dumps(source))
     for name, values in SETTINGS.items():
         path = settings / f"{name}.jupyterlab-settings"
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -101,45 +106,75 @@ def browser(tmp_path):
         driver.quit()
 
 
-def test_the_quickstart_runs_and_its_slider_moves_the_picture(lab, browser):
-    from selenium.webdriver.common.by import By
-    from selenium.webdriver.common.keys import Keys
+def all_of(browser, selector):
+    return browser.find_elements("css selector", selector)
 
-    def all_of(selector):
-        return browser.find_elements(By.CSS_SELECTOR, selector)
 
-    def picture():
-        images = all_of(".jp-OutputArea-output .widget-interact img")
-        return images[0].get_attribute("src") if len(images) == 1 else None  # while it is drawn anew
-
-    def position():
-        return int(browser.find_element(By.CSS_SELECTOR, ".widget-readout").get_attribute("textContent"))
+def run_all(lab, browser, notebook, seconds):
+    """Open a notebook, run all its cells by the menu, and wait until each has a number and none an error."""
 
     def kernel_is_ready():
         return [k["execution_state"] for k in get(lab("api/kernels")) if k["connections"]] == ["idle"]
 
-    browser.get(lab(f"lab/tree/{NOTEBOOK}.ipynb"))
-    source = json.loads((ROOT / "notebooks" / f"{NOTEBOOK}.ipynb").read_text())
-    count = sum(cell["cell_type"] == "code" for cell in source["cells"])
-    wait(lambda: len(all_of(".jp-Notebook .jp-CodeCell")) == count, 60, "notebook in the page")
-    wait(kernel_is_ready, 60, "kernel that is ready")
-    wait(lambda: browser.find_element(By.XPATH, "//*[@class='lm-MenuBar-itemLabel'][text()='Run']"), 20, "menu").click()
-    wait(lambda: browser.find_element(By.CSS_SELECTOR, ".lm-Menu [data-command='runmenu:run-all']"), 20, "item").click()
-
     def has_run():
-        prompts = [cell.get_attribute("textContent") for cell in all_of(".jp-CodeCell .jp-InputPrompt")]
+        prompts = [cell.get_attribute("textContent") for cell in all_of(browser, ".jp-CodeCell .jp-InputPrompt")]
         return len(prompts) == count and all(p.strip("[]:").isdigit() for p in prompts)
 
+    browser.get(lab(f"lab/tree/{notebook}.ipynb"))
+    source = json.loads((ROOT / "notebooks" / f"{notebook}.ipynb").read_text())
+    count = sum(cell["cell_type"] == "code" for cell in source["cells"])
+    wait(lambda: len(all_of(browser, ".jp-Notebook .jp-CodeCell")) == count, 60, "notebook in the page")
+    wait(kernel_is_ready, 60, "kernel that is ready")
+    run = "//*[@class='lm-MenuBar-itemLabel'][text()='Run']"
+    wait(lambda: browser.find_element("xpath", run), 20, "menu").click()
+    wait(lambda: all_of(browser, ".lm-Menu [data-command='runmenu:run-all']"), 20, "item")[0].click()
+    wait(has_run, seconds, "number at every cell")
+    assert not all_of(browser, "[data-mime-type='application/vnd.jupyter.error']")
+
+
+def saved(browser, name):
+    SCREENSHOTS.mkdir(parents=True, exist_ok=True)
+    browser.save_screenshot(str(SCREENSHOTS / name))
+
+
+def test_the_quickstart_runs_and_its_slider_moves_the_picture(lab, browser):
+    from selenium.webdriver.common.keys import Keys
+
+    def picture():
+        images = all_of(browser, ".jp-OutputArea-output .widget-interact img")
+        return images[0].get_attribute("src") if len(images) == 1 else None  # while it is drawn anew
+
+    def position():
+        return int(all_of(browser, ".widget-readout")[0].get_attribute("textContent"))
+
     try:
-        wait(has_run, 120, "number at every cell")
-        assert not all_of("[data-mime-type='application/vnd.jupyter.error']")
+        run_all(lab, browser, "00_quickstart", 120)
         before = wait(picture, 20, "picture under the slider")
-        handle = browser.find_element(By.CSS_SELECTOR, ".widget-slider .noUi-handle")
+        handle = all_of(browser, ".widget-slider .noUi-handle")[0]
         last = position()
         browser.execute_script("arguments[0].scrollIntoView({block: 'center'})", handle)
         handle.send_keys(Keys.ARROW_LEFT)
         wait(lambda: picture() not in (None, before), 20, "other picture after the slider moved")
         assert position() == last - 1
     finally:
-        SCREENSHOT.parent.mkdir(parents=True, exist_ok=True)
-        browser.save_screenshot(str(SCREENSHOT))
+        saved(browser, "browser.png")
+
+
+def test_a_photo_that_is_uploaded_is_restored_and_can_be_downloaded(lab, browser, tmp_path):
+    values = pictures.coffee()[100:180, 200:296]
+    Image.fromarray(values).save(tmp_path / "cup.jpg", quality=95)
+    # the widget keeps its input out of the page: here it is put in, where a driver can give it a file
+    found = "HTMLInputElement.prototype.click = function() { this.id = 'chosen'; document.body.appendChild(this) }"
+    try:
+        run_all(lab, browser, "14_any_photo", 240)
+        browser.execute_script(found)
+        button = all_of(browser, ".jupyter-widgets.widget-upload")[0]
+        browser.execute_script("arguments[0].click()", button)
+        wait(lambda: all_of(browser, "#chosen"), 20, "input of files")[0].send_keys(str(tmp_path / "cup.jpg"))
+        link = wait(lambda: all_of(browser, "a[download='cup_sharp.png']"), 120, "download")[0]
+        data = base64.b64decode(link.get_attribute("href").partition("base64,")[2])
+        with Image.open(io.BytesIO(data)) as sharp:
+            assert sharp.size == (96, 80) and np.asarray(sharp).std() > 10
+        browser.execute_script("arguments[0].scrollIntoView({block: 'center'})", link)
+    finally:
+        saved(browser, "browser_upload.png")
