@@ -19,8 +19,8 @@ CLIPPED = 1 - 2 / 255  # a colour that is as bright as the camera can hold, give
 LEAST_NOISE = 0.005  # what is assumed at least: 8 bits round by 0.0023, and JPEG does more
 NO_BLUR = "no blur was found"
 ATTEMPT = 10_000  # between the seeds of two attempts
-CHURN = 1.0  # the share of fresh noise in each step: 0.4 to 0.9 dB more than 0.85 on training photographs
-FED_BACK = 0.5  # of what a kernel leaves unexplained, the share that counts as noise: all of it costs 0.5 dB
+CHURN = 1.0  # the share of fresh noise in each step; less of it is worse on large photographs
+FED_BACK = 0.5  # of what a kernel leaves unexplained, the share that counts as noise; all of it smooths too much
 LEAST_SIGMA = 0.02  # what is assumed at least where the kernel is sought
 
 

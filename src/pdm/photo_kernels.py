@@ -49,9 +49,9 @@ class Search:
     log_weight: float = 1.0
     same: float = 0.8
     narrow: int = 2
-    doubtful: float = 1.0
-    agreed: float = 0.7
-    attempts: int = 2
+    doubtful: float = 2.0
+    agreed: float = 0.8
+    attempts: int = 1
     alike: float = 0.4
 
     def __post_init__(self) -> None:
